@@ -76,6 +76,26 @@ class Line(unittest.TestCase):
         gradient += 1
         self.assertEqual(gradient.sum(), 12)
 
+    def test_a_leave_past_its_deadline_has_not_left_and_may_be_repeated(self) -> None:
+        self.register()
+        self.servers.processes[0].send_signal(signal.SIGSTOP)
+        try:
+            with self.assertRaises(psd.DeadlineError):
+                self.worker.leave(timeout=0.05)
+            self.assertFalse(self.worker.has_left)
+        finally:
+            self.servers.processes[0].send_signal(signal.SIGCONT)
+        self.worker.leave(timeout=support.PATIENCE)
+        self.assertTrue(self.worker.has_left)
+        self.assertEqual(self.servers.wait(), [0], "it knows that the work is done")
+
+    def test_an_id_is_asked_for_0_too(self) -> None:
+        with self.assertRaisesRegex(psd.PsdError, "worker 0 is .*; you are .*give each a worker.id of its own"):
+            psd.connect(self.servers.join, insecure=True, worker=0, join_timeout=0.5)
+        with psd.connect(self.servers.join, insecure=True, worker=5) as other:
+            self.assertEqual(other.position.worker, 5)
+        self.assertEqual(self.worker.position.worker, 0)
+
     def test_arrays_without_numpy_are_arrays(self) -> None:
         class Interface:
             def __init__(self) -> None:

@@ -9,9 +9,10 @@
 #include <unistd.h>
 
 #include "deploy/psdctl/compare/comparison.h"
+#include "deploy/psdctl/compare/settings.h"
 #include "deploy/psdctl/run/place.h"
 
-/* The files of runs are written by hand here: two workers, one server, 20 steps, evaluations at steps 10 and 20. */
+/* The files of runs are written by hand here: two workers, one server, 20 steps of half a second, evaluations at steps 10 and 20. */
 
 static char directory[64];
 static psd_options_t *options;
@@ -92,15 +93,15 @@ static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
     for (unsigned step = 1; step <= steps; step++) {
         /* Worker 1 has three times the samples: the mean loss of step s is (s + 3 (s + 4)) / 4 = s + 3. */
         if (fake->infinite && step > steps / 2)
-            fprintf(out, "{\"ts\": %u, \"step\": %u, \"train/samples\": 10, \"train/loss\": null}\n", 1000 + step, step);
+            fprintf(out, "{\"ts\": %.1f, \"step\": %u, \"train/samples\": 10, \"train/loss\": null}\n", 1000 + step / 2.0, step);
         else
-            fprintf(out, "{\"ts\": %u, \"step\": %u, \"train/samples\": %u, \"train/loss\": %u}\n", 1000 + step, step,
+            fprintf(out, "{\"ts\": %.1f, \"step\": %u, \"train/samples\": %u, \"train/loss\": %u}\n", 1000 + step / 2.0, step,
                     worker == 0 ? 10 : 30,
                     fake->falls   ? 100 - step
                     : worker == 0 ? step
                                   : step + 4);
         if (looks && step % 10 == 0)
-            fprintf(out, "{\"ts\": %u, \"step\": %u, \"val/loss\": 1.0, \"val/accuracy\": %.6g}\n", 1000 + step, step,
+            fprintf(out, "{\"ts\": %.1f, \"step\": %u, \"val/loss\": 1.0, \"val/accuracy\": %.6g}\n", 1000 + step / 2.0, step,
                     step == 10 ? fake->accuracy / 2 : fake->accuracy);
     }
     fclose(out);
@@ -159,7 +160,7 @@ Test(comparison, an_outcome_is_what_all_workers_and_servers_left)
     cr_expect_eq(o.losses.point[4].value, 5 + 3, "weighted by samples");
     cr_expect_float_eq(o.loss, (19 + 20) / 2.0 + 3, 1e-12, "the last tenth: steps 19 and 20");
     cr_assert_eq(o.looks.n, 2);
-    cr_expect(o.looks.point[1].step == 20 && o.looks.point[1].seconds == 20 && o.looks.point[1].value == 0.9);
+    cr_expect(o.looks.point[1].step == 20 && o.looks.point[1].seconds == 10 && o.looks.point[1].value == 0.9);
     cr_expect_eq(psd_outcome_reached(&o, 0.4)->step, 10);
     cr_expect_eq(psd_outcome_reached(&o, 0.5)->step, 20);
     cr_expect_null(psd_outcome_reached(&o, 0.95));
@@ -174,6 +175,46 @@ Test(comparison, without_a_test_set_the_training_loss_is_the_metric)
     cr_expect(o.final == 22.5 && o.best == 4.5, "the tenths are of steps 19 and 20, and of 1 and 2");
     cr_expect_eq(psd_outcome_reached(&o, 4)->step, 1, "the loss of step 1 is 4");
     psd_outcome_clear(&o);
+}
+
+/* Hold the directory for a job of 20 steps with this flag. */
+static int hold(char *flag)
+{
+    char run_dir[100], place[PSD_PLACE_DIRECTORY];
+    int lock = -1;
+    snprintf(run_dir, sizeof run_dir, "--run-dir=%s/all", directory);
+    psd_options_destroy(&options);
+    options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
+    cr_assert_eq(psd_options_load(options, 4, (char *[]){ "psdctl", "--stop-steps=20", run_dir, flag, NULL }, &err), PSD_OK, "%s",
+                 err.text);
+    const int rc = psd_settings_hold(options, "-compare", place, &lock, &err);
+    close(lock);
+    return rc;
+}
+
+Test(comparison, a_directory_takes_more_rules_seeds_and_targets_of_its_job_and_no_other_job)
+{
+    static char *const same[] = {
+        "--compare-optimizers=adam", "--compare-seeds=9",    "--compare-target=0.5", "--stop-target=0.5",      "--seed=4",
+        "--progress=none",           "--log-level=warn",     "--restarts=1",         "--listen=tcp://[::1]:0", "--save=x.npz",
+        "--join-timeout=9s",         "--status-listen=none", "--checkpoint-every=9s"
+    };
+    static char *const others[] = { "--data-batch=7",
+                                    "--workers-min=3",
+                                    "--servers=2",
+                                    "--sync-mode=asp",
+                                    "--stop-epochs=1",
+                                    "--data-validation=0.25",
+                                    "--schedule=cosine(steps=5)",
+                                    "--eval-metric=logloss",
+                                    "--clip-norm=1" };
+    cr_assert_eq(hold("--servers=1"), PSD_OK, "%s", err.text);
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++)
+        cr_expect_eq(hold(same[i]), PSD_OK, "%s: %s", same[i], err.text);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        cr_expect_eq(hold(others[i]), PSD_ECONFIG, "%s", others[i]);
+    cr_expect_not_null(strstr(err.text, "holds runs of another job: clip.norm was \"0\" and is \"1\"; set run.dir to another"),
+                       "%s", err.text);
 }
 
 Test(comparison, an_incomplete_run_has_no_outcome)
@@ -414,6 +455,19 @@ Test(comparison, json_has_every_run_and_unknown_values_are_null)
     cr_expect_eq(json_integer_value(json_object_get(first, "seed")), 7);
     cr_expect_str_eq(json_string_value(json_object_get(first, "outcome")), "done");
     cr_expect_eq(json_array_size(json_object_get(json_object_get(first, "losses"), "value")), 20);
+    static const struct {
+        const char *key;
+        double value;
+    } figures[] = { { "final", 0.5 },        { "best", 0.51 },          { "train_loss", 22.5 }, /* of steps 19 and 20 */
+                    { "steps", 20 },         { "epochs", 2 },           { "seconds", 4 },           { "samples_per_s", 500 },
+                    { "moved_bytes", 1500 }, { "steps_to_target", 20 }, { "seconds_to_target", 10 } };
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)
+        cr_expect_float_eq(json_number_value(json_object_get(first, figures[i].key)), figures[i].value, 1e-9, "%s is %g",
+                           figures[i].key, json_number_value(json_object_get(first, figures[i].key)));
+    const json_t *looks = json_object_get(first, "metrics");
+    cr_expect_eq(json_number_value(json_array_get(json_object_get(looks, "step"), 1)), 20);
+    cr_expect_eq(json_number_value(json_array_get(json_object_get(looks, "seconds"), 1)), 10);
+    cr_expect_eq(json_number_value(json_array_get(json_object_get(looks, "value"), 1)), 0.5);
     cr_expect_eq(json_array_size(json_object_get(first, "sha256_order")), 2, "one of each worker");
     cr_expect_str_eq(json_string_value(json_object_get(json_array_get(runs, 1), "outcome")), "failed");
     cr_expect_eq(json_integer_value(json_object_get(adam, "seeds_diverged")), 2);

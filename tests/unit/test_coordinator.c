@@ -725,6 +725,33 @@ Test(coordinator, in_asp_all_shards_hold_pushes_before_they_save_so_that_their_f
     }
 }
 
+/* ---- what it waits for ---- */
+
+Test(coordinator, it_says_whom_and_what_it_waits_for, .fini = teardown)
+{
+    config.workers_min = 2;
+    make("bsp");
+    cr_expect_str_eq(facts().waiting_for, "servers 0, 1 of 2");
+    server_joins(0);
+    cr_expect_str_eq(facts().waiting_for, "servers 1 of 2");
+    server_joins(1);
+    cr_expect_str_eq(facts().waiting_for, "more workers: 0 of 2 workers have registered");
+    worker_joins(0);
+    worker_greets(1);
+    cr_expect_str_eq(facts().waiting_for, "more workers: 1 of 2 workers have registered, 1 are joining");
+    worker_joins(1);
+    seq = command_to(0, NULL)->seq;
+    cr_expect_str_eq(facts().waiting_for, "pushes of workers 0, 1 (round 1)");
+    for (uint32_t s = 0; s < SERVERS; s++) {
+        server_says(s, 0, 1, 0, 0);
+        cr_expect_str_eq(facts().waiting_for, s ? "pushes of workers 1 (round 1)" : "pushes of workers 0, 1 (round 1)");
+    }
+    make_round(0);
+    cr_expect_str_eq(facts().waiting_for, "pushes of workers 0, 1 (round 2)");
+    psd_coordinator_pause(coordinator, now, true, &out);
+    cr_expect_str_eq(facts().waiting_for, "an operator to resume it (psdctl resume)");
+}
+
 /* ---- the start, and another one ---- */
 
 static void setup_want(void)

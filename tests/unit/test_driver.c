@@ -17,10 +17,39 @@ static psd_socket_t *server[2];
 static char at[2][PSD_ENDPOINT_TEXT], dir[] = "/tmp/psd-test-XXXXXX", file[64];
 static uint64_t hellos[2];
 static bool refuses;
-static atomic_bool was_refused; /* as the driver reports */
+static uint64_t welcomes;            /* the job's run that server 0 welcomes workers to; 0: it does not answer */
+static uint64_t worker;              /* the peer that said hello last */
+static uint32_t leaves[4], n_leaves; /* codes of LEAVE, in order */
+static atomic_bool was_refused;      /* as the driver reports */
 static psd_handover_t *handover;
 static psd_driver_t *driver;
 static psd_err_t err;
+
+static void send_to_worker(const psd_msg_t *msg, psd_buf_t *body)
+{
+    uint8_t header[PSD_MAX_FRAME_HEADER];
+    psd_buf_t *bytes;
+    const size_t n = psd_wire_write(msg, body, false, header, &bytes);
+    psd_socket_send(server[0], worker, header, n, bytes);
+    psd_buf_unref(&bytes);
+}
+
+static void welcome(uint64_t nonce)
+{
+    psd_cluster_t cluster = {
+        .n_servers = 1, .settings = { .text = "x", .mode = "bsp", .optimizer = "sgd", .lease_ms = 60000, .part_elements = 4 }
+    };
+    memcpy(cluster.endpoint[0], at[0], sizeof at[0]);
+    psd_buf_t *body = psd_body_of_cluster(&cluster);
+    send_to_worker(&(psd_msg_t){ .kind = PSD_MSG_WELCOME,
+                                 .protocol = PSD_PROTOCOL,
+                                 .job = welcomes,
+                                 .seq = nonce,
+                                 .worker = 1,
+                                 .incarnation = welcomes },
+                   body);
+    psd_buf_unref(&body);
+}
 
 static void on_hello(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
 {
@@ -31,6 +60,11 @@ static void on_hello(void *arg, uint64_t peer, const void *header, size_t n, psd
     cr_assert_eq(psd_wire_read(&msg, &body, header, n, payload, &err), PSD_OK, "%s", err.text);
     psd_buf_unref(&body);
     hellos[s] += msg.kind == PSD_MSG_HELLO;
+    worker = peer;
+    if (msg.kind == PSD_MSG_LEAVE && n_leaves < sizeof leaves / sizeof *leaves)
+        leaves[n_leaves++] = msg.code;
+    if (msg.kind == PSD_MSG_HELLO && welcomes)
+        welcome(msg.seq);
     if (!refuses)
         return;
     answer.code = PSD_REFUSAL_JOB;
@@ -181,4 +215,43 @@ Test(driver, a_request_that_comes_too_soon_is_refused)
     psd_handover_post(handover, &(psd_request_t){ .kind = PSD_REQUEST_PULL_SLOW, .data = &data });
     psd_driver_take_up(driver);
     cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "pull", -1, &why), PSD_EINVAL, "%s", why.text);
+}
+
+static psd_handover_state_t look(void)
+{
+    psd_handover_state_t state;
+    psd_handover_look(handover, &state);
+    return state;
+}
+
+/* Run the loop of server 0 until the worker has joined, having rejoined this often. */
+static void await_joined_again(uint64_t rejoins)
+{
+    while (look().phase != PSD_PHASE_JOINED || look().rejoins != rejoins)
+        uv_run(&loop, UV_RUN_NOWAIT);
+}
+
+static void leave(bool finished, uint64_t rejoins)
+{
+    psd_handover_post(handover, &(psd_request_t){ .kind = PSD_REQUEST_LEAVE, .finished = finished, .rejoins = rejoins });
+    psd_driver_take_up(driver);
+}
+
+Test(driver, work_that_was_finished_before_the_servers_went_back_is_not_left_as_finished)
+{
+    welcomes = 9;
+    start(at[0]);
+    cr_assert_not_null(driver, "%s", err.text);
+    await_joined_again(0);
+    welcomes = 11;
+    send_to_worker(&(psd_msg_t){ .kind = PSD_MSG_REFUSED, .protocol = PSD_PROTOCOL, .job = 11, .code = PSD_REFUSAL_RUN }, NULL);
+    await_joined_again(1);
+    leave(true, 0); /* posted while the first run was on, as far as the caller knew */
+    leave(false, 0);
+    while (!n_leaves)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_eq(leaves[0], 1, "unfinished work may be left in any run");
+    leave(true, 1);
+    while (leaves[n_leaves - 1])
+        uv_run(&loop, UV_RUN_NOWAIT);
 }

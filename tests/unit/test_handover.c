@@ -112,6 +112,57 @@ Test(handover, a_caller_whose_wait_timed_out_is_told_what_it_waited_for)
     cr_expect_str_eq(err.text, "exchange: nothing after 1 ms; waiting for workers 1, 3");
 }
 
+/* A turn of the loop on the caller's thread: 2 ms, in which a message with a part of the model comes. The model is whole after 100 of
+ * them, which takes longer than the caller waits. */
+static uint64_t n_parts;
+
+static bool run_a_turn(void *arg, uint64_t limit_ns)
+{
+    (void)arg, (void)limit_ns;
+    usleep(2000);
+    psd_handover_progress(handover, "", false, false, ++n_parts);
+    if (n_parts == 100)
+        enter(PSD_PHASE_READY, 0, false);
+    return true;
+}
+
+Test(handover, a_model_that_is_on_its_way_does_not_time_out)
+{
+    static const psd_phase_t phases[] = { PSD_PHASE_REGISTERING, PSD_PHASE_RESTORING };
+    psd_handover_run_by(handover, run_a_turn, NULL);
+    for (size_t i = 0; i < 2; i++) {
+        n_parts = 0;
+        enter(phases[i], 0, false);
+        cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "register", 50, &err), PSD_OK, "%s", err.text);
+    }
+    n_parts = 0;
+    enter(PSD_PHASE_EXCHANGING, 0, false);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", 50, &err), PSD_ETIMEOUT,
+                 "its time is the caller's to choose");
+}
+
+Test(handover, figures_of_tensors_are_the_newest_with_their_step)
+{
+    double figure[PSD_SESSION_FIGURES];
+    uint64_t step;
+    cr_expect_not(psd_handover_health(handover, 0, figure, &step), "it has none");
+    for (uint64_t look = 1; look <= 2; look++) {
+        psd_buf_t *told = psd_buf_new(2 * PSD_SESSION_FIGURES * sizeof(double));
+        for (size_t i = 0; i < 2 * PSD_SESSION_FIGURES; i++)
+            ((double *)told->data)[i] = (double)(100 * look + i);
+        psd_handover_tell_health(handover, told, 7 * look);
+        psd_handover_tell_health(handover, told, 7 * look);
+        psd_buf_unref(&told);
+        for (size_t tensor = 0; tensor < 2; tensor++) {
+            cr_assert(psd_handover_health(handover, tensor, figure, &step));
+            cr_expect_eq(step, 7 * look);
+            for (size_t i = 0; i < PSD_SESSION_FIGURES; i++)
+                cr_expect_eq(figure[i], (double)(100 * look + tensor * PSD_SESSION_FIGURES + i));
+        }
+        cr_expect_not(psd_handover_health(handover, 2, figure, &step), "there are two tensors");
+    }
+}
+
 Test(handover, an_answer_from_another_run_does_not_count)
 {
     enter(PSD_PHASE_READY, 1, false);

@@ -101,7 +101,7 @@ Test(membership, a_new_run_removes_all_members_and_forgets_finished_ones_only_if
 
 Test(membership, the_end_names_those_that_have_not_finished, .init = setup, .fini = teardown)
 {
-    char text[256];
+    char text[512];
     for (uint32_t id = 0; id < 3; id++) {
         members->row[id].served = true;
         members->row[id].clock = 5;
@@ -113,6 +113,17 @@ Test(membership, the_end_names_those_that_have_not_finished, .init = setup, .fin
     leave(2, PSD_WORKER_LOST, false);
     psd_membership_describe_end(members, "round", false, text, sizeof text);
     cr_expect_str_eq(text, "2 of 3 workers have finished; worker 2 (w) was lost at round 5");
+    leave(0, PSD_WORKER_LEFT, false);
+    leave(1, PSD_WORKER_LEFT, false);
+    members->row[1].drains = true;
+    psd_membership_describe_end(members, "step", true, text, sizeof text);
+    cr_expect_str_eq(text,
+                     "0 of 3 workers have finished; worker 0 (w) left before its work was done at step 5; worker 1 (w) left at "
+                     "an operator's request at step 5; worker 2 (w) was lost and not replaced, at step 5");
+    members->row[0].served = false;
+    leave(2, PSD_WORKER_DONE, true);
+    psd_membership_describe_end(members, "step", true, text, sizeof text);
+    cr_expect_str_eq(text, "1 of 2 workers has finished; worker 1 (w) left at an operator's request at step 5");
 }
 
 Test(membership, a_fenced_incarnation_receives_the_reason, .init = setup, .fini = teardown)

@@ -145,6 +145,45 @@ Test(run, a_job_trains_to_its_end_and_leaves_its_files)
     cr_assert(wait_for_processes(0));
 }
 
+Test(run, the_best_score_is_printed_beside_the_last)
+{
+    char words[256], path[128], summary[8192] = "", line[128];
+    double last, best;
+    snprintf(words, sizeof words,
+             "run --model-kind=softmax --data-train=glyphs:300 --data-test=glyphs:100 --data-batch=30 --stop-epochs=6 "
+             "--optimizer='sgd(lr=1, momentum=0.9)' --run-dir=%s/a",
+             directory);
+    cr_assert_eq(psdctl(words), 0, "%s", output);
+    snprintf(path, sizeof path, "%s/a/summary.json", directory);
+    FILE *file = fopen(path, "r");
+    cr_assert_not_null(file);
+    summary[fread(summary, 1, sizeof summary - 1, file)] = '\0';
+    fclose(file);
+    const char *at[] = { strstr(summary, "\"last_metric\": "), strstr(summary, "\"best_metric\": ") };
+    cr_assert(at[0] && at[1] && sscanf(at[0], "\"last_metric\": %lf", &last) == 1 &&
+              sscanf(at[1], "\"best_metric\": %lf", &best) == 1);
+    cr_assert_gt(best, last, "with so high a rate");
+    snprintf(line, sizeof line, "\n  accuracy      %.6g (best %.6g)\n", last, best);
+    cr_expect_not_null(strstr(output, line), "%s is not in %s", line, output);
+}
+
+static bool is_there(const char *name)
+{
+    char path[160];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    return access(path, F_OK) == 0;
+}
+
+Test(run, the_results_of_an_earlier_run_in_the_directory_are_set_aside_of_every_worker)
+{
+    cr_assert_eq(run_linear("a", "--stop-steps=20"), 0, "%s", output);
+    cr_assert(is_there("a/summary.json") && is_there("a/summary-1.json"), "of two workers");
+    cr_assert_eq(run_linear("a", "--data-train=csv:/no/such.csv"), 66, "%s", output);
+    cr_expect(!is_there("a/summary.json") && !is_there("a/summary-1.json"), "this run has none");
+    cr_expect(is_there("a/summary.json.before") && is_there("a/summary-1.json.before"));
+    cr_expect_null(strstr(output, "  steps "), "%s", output);
+}
+
 Test(run, the_weights_do_not_depend_on_the_number_of_servers)
 {
     char one[65], three[65];

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/optim/optimizer.h"
@@ -31,6 +32,7 @@ static struct {
     uint64_t health_every; /* it takes a look at each multiple of this clock; 0: never */
     double round_loss;     /* the mean loss of the last step */
     uint64_t job_samples;  /* and of all */
+    uint32_t accumulate;   /* rounds of a step; 0: 1 */
     bool in_asp;
     uint64_t hopeless_at;                  /* clock whose exchange fails the job; 0: none */
     uint64_t world_shrinks_at;             /* clock after which one worker is left; 0: none */
@@ -44,6 +46,7 @@ static struct {
     uint64_t drain_at; /* clock from which an operator wants the worker to leave; 0: never */
     int left;          /* -1: not yet; otherwise the argument `finished` of leaving */
     int waits;
+    double first_takes, first_since; /* seconds that the first exchange takes at least; when it began */
 } server;
 
 static volatile sig_atomic_t stop;
@@ -112,7 +115,8 @@ int psd_worker_settings(psd_worker_t *self, psd_worker_settings_t *out)
                                     .optimizer = psd_rule_print(&server.rule, rule),
                                     .lr_rule = "",
                                     .lr = psd_rule_lr(&server.rule),
-                                    .in_rounds = !server.in_asp };
+                                    .in_rounds = !server.in_asp,
+                                    .accumulate = server.accumulate };
     return 0;
 }
 
@@ -127,10 +131,19 @@ static void ail(uint64_t clock)
     *weight = is_well ? well : NAN;
 }
 
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
 int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss, psd_ticket_t *ticket)
 {
     (void)self, (void)loss;
     *ticket = ++server.exchanges;
+    if (server.exchanges == 1)
+        server.first_since = seconds();
     server.samples += samples;
     server.waits = 0;
     for (size_t i = 0; i < server.n; i++) {
@@ -179,6 +192,8 @@ int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)
     cr_assert_eq(ticket, server.exchanges);
     if (server.waits++ < server.waits_before_ready)
         return PSD_W_ETIMEOUT;
+    while (server.exchanges == 1 && seconds() < server.first_since + server.first_takes)
+        ;
     if (server.position.clock == server.hopeless_at)
         return PSD_EDIVERGED;
     if (server.position.clock == server.world_shrinks_at)
@@ -201,14 +216,18 @@ int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
     return 0;
 }
 
-static double reported;
-static unsigned reports_of_progress;
+static double reported, left_s[64], rows; /* as reported: the metric, the time left each time, rows of an epoch */
+static unsigned reports_of_progress, n_left;
 int psd_worker_report(psd_worker_t *self, const char *name, double value)
 {
     (void)self;
     reports_of_progress += !strncmp(name, "progress/", strlen("progress/"));
     if (!strcmp(name, "val/accuracy"))
         reported = value;
+    if (!strcmp(name, "progress/rows"))
+        rows = value;
+    if (!strcmp(name, "progress/left_seconds") && n_left < sizeof left_s / sizeof *left_s)
+        left_s[n_left++] = value;
     return 0;
 }
 
@@ -465,6 +484,36 @@ Test(trainer, two_workers_lines_combine_into_the_line_of_one)
     }
     for (int run = 0; run < 3; run++)
         json_decref(lines[run]);
+}
+
+Test(trainer, an_evaluation_is_written_with_the_samples_and_epochs_of_all_workers)
+{
+    server.position.world = 2;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+    cr_assert_lt(result.samples, 2 * ROWS, "of three epochs, it has had half");
+    json_t *evaluations = lines_with("metrics.jsonl", "val/loss");
+    cr_assert_eq(json_array_size(evaluations), 3);
+    for (size_t i = 0; i < 3; i++) {
+        const json_t *line = json_array_get(evaluations, i);
+        cr_expect_eq(number(line, "samples"), (double)(i + 1) * ROWS);
+        cr_expect_eq(number(line, "epoch"), (double)(i + 1));
+        cr_expect_eq(number(line, "step"), (double)(i + 1) * STEPS);
+    }
+    cr_expect_eq(number(json_array_get(evaluations, 2), "val/loss"), result.last_score.loss);
+    json_decref(evaluations);
+}
+
+Test(trainer, the_time_left_is_that_of_the_rounds_of_all_steps_that_are_left)
+{
+    server.accumulate = 4;
+    server.first_takes = 0.02;
+    config.stop_epochs = 0;
+    config.stop_steps = 10;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(rows, ROWS);
+    cr_assert_geq(n_left, 2);
+    cr_expect_geq(left_s[0], 40 * 0.02, "after one of the 40 rounds, no step is made; it is %g", left_s[0]);
+    cr_expect_eq(left_s[n_left - 1], 0, "at the end");
 }
 
 Test(trainer, a_worker_without_rows_takes_part_with_nothing)
@@ -822,6 +871,18 @@ Test(trainer, the_summary_describes_the_run_and_how_it_ended)
     cr_assert_eq(number(summary, "samples"), 3 * ROWS);
     cr_assert_eq(number(summary, "last_metric"), result.last_score.metric);
     cr_assert_geq(number(summary, "best_metric"), result.last_score.metric);
+    cr_expect_eq(number(summary, "last_val_loss"), result.last_score.loss);
+    cr_expect_eq(number(summary, "last_loss"), result.last_loss);
+    cr_expect_eq(number(summary, "steps"), 3 * STEPS);
+    cr_expect_eq(number(summary, "rounds"), 3 * STEPS);
+    cr_expect_eq(number(summary, "skipped"), 0);
+    cr_expect_eq(number(summary, "epochs"), 3);
+    cr_expect_eq(number(summary, "job_samples"), 3 * ROWS);
+    cr_expect_eq(number(summary, "test_rows"), 200);
+    cr_expect_eq(number(summary, "wall_time_s"), result.seconds);
+    cr_expect_str_eq(json_string_value(json_object_get(summary, "metric")), "accuracy");
+    cr_expect_str_eq(json_string_value(json_object_get(summary, "settings")), "as told");
+    cr_expect_str_eq(json_string_value(json_object_get(summary, "job")), "psd");
     json_decref(summary);
 }
 
