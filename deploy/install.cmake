@@ -2,6 +2,8 @@
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
+# All that is installed, and no test.
+add_custom_target(product DEPENDS psd psd-worker psdctl psdworker psd_pages)
 install(TARGETS psd psd-worker psdctl COMPONENT server)
 install(TARGETS psdworker EXPORT psd
   LIBRARY COMPONENT library NAMELINK_COMPONENT development

@@ -8,10 +8,12 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import unittest
 import urllib.request
 from pathlib import Path
+from typing import Callable
 
 import support
 
@@ -39,6 +41,24 @@ def work(directory: str) -> None:
 
 def fail(_: str) -> None:
     raise SystemExit(3)
+
+
+def raise_in_turn() -> None:
+    """Worker 1 raises an exception in the job's first step, for which worker 0 waits."""
+    with psd.connect(join_timeout=None) as worker:
+        worker.register({"w": np.zeros(2, np.float32)})
+        if os.environ["PSD_WORKER__ID"] == "1":
+            raise ValueError("no gradient today")
+        worker.exchange(None)
+        worker.exchange(None)
+
+
+def kill_a_server(pid: int) -> None:
+    """After which all workers wait."""
+    with psd.connect(join_timeout=None) as worker:
+        worker.register({"w": np.zeros(2, np.float32)})
+        os.kill(pid, signal.SIGKILL)
+        worker.exchange(None)
 
 
 def die_in_turn(directory: str) -> None:
@@ -97,9 +117,48 @@ class Launch(unittest.TestCase):
 
     def test_the_worker_that_was_killed_first_is_named(self) -> None:
         with self.assertLogs("psd", logging.ERROR) as logs, tempfile.TemporaryDirectory() as directory:
-            with self.assertRaisesRegex(psd.PsdError, "^worker 1 was killed by signal 9; its output"), self.launch(workers=2) as job:
+            with self.launch(workers=2) as job, self.assertRaisesRegex(
+                    psd.PsdError, r"^worker 1 was killed by signal 9 \(Killed\); its output is above$"):
                 job.run(die_in_turn, directory)
-        self.assertRegex(logs.output[0], "worker.ended worker=1 worker 1 was killed by signal 9")
+        self.assertRegex(logs.output[0], "worker.ended worker=1 was killed by signal 9")
+
+    def test_a_worker_that_fails_ends_the_wait_of_the_others_with_its_last_lines(self) -> None:
+        with self.launch(workers=2, workers_lost="wait") as job:
+            with self.assertLogs("psd", logging.ERROR), self.assertRaisesRegex(
+                    psd.PsdError, r"(?s)^worker 1 ended with 1; its last lines:\n.* in raise_in_turn.*ValueError: no gradient today$"):
+                job.run(raise_in_turn)
+
+    def test_a_server_that_dies_ends_all_waits_with_its_name_and_last_lines(self) -> None:
+        sentence = r"(?s)^server 1 was killed by signal 9 \(Killed\); psdctl run would .*; its last lines:\n  ts="
+        with self.launch(servers=2) as job, self.assertRaisesRegex(psd.UnavailableError, sentence):
+            job.run(kill_a_server, job._servers[1].pid)
+        waits: tuple[Callable[[psd.Worker], object], ...] = (
+            lambda worker: worker.exchange(None), lambda worker: worker.pull_slow(), lambda worker: psd.connect(worker=0),
+            lambda worker: psd.Follower().pull(timeout=None))
+        for wait in waits:
+            with self.launch(servers=2, log_level="error") as job:
+                worker = psd.connect(join_timeout=None)
+                worker.register({"w": np.zeros(2, np.float32), "v": np.zeros(2, np.float32)})
+                job._servers[1].kill()
+                with self.assertRaisesRegex(psd.UnavailableError, "^server 1 was killed by signal 9 .*, psd.launch does not$"):
+                    wait(worker)
+
+    def test_what_new_processes_cannot_import_is_refused_before_they_start(self) -> None:
+        program = "import psd\ndef f(): pass\nwith psd.launch() as job: job.run(f)\n"
+        typed = support.script(program).communicate(timeout=support.PATIENCE)[1]
+        self.assertRegex(typed, "UsageError: .* a function of a notebook or of the command line; write it to a file, and import it")
+        piped = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True, timeout=support.PATIENCE)
+        self.assertRegex(piped.stderr, "UsageError: .* cannot import the program <stdin>; save it as a file")
+        with self.launch() as job:
+            with self.assertRaisesRegex(psd.UsageError, "cannot pass its arguments .*; give a function that a file defines at its top"):
+                job.run(lambda: None)
+            with self.assertRaisesRegex(psd.UsageError, "and arguments that pickle can copy"):
+                job.run(fail, lambda: None)
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, "train.py")
+            path.write_text(program)
+            said = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=support.PATIENCE)
+            self.assertRegex(said.stderr, 'called by a script that is only being imported, .* under if __name__ == "__main__":')
 
     def test_what_cannot_start_says_why(self) -> None:
         with self.assertRaisesRegex(psd.UnavailableError, "server 0 did not start: .*nearest is 'adam'"):

@@ -18,6 +18,14 @@ fail() {
     exit 1
 }
 
+# The page's target for the product builds all that is installed, and no test.
+target=$(sed -n 's/^cmake --build --preset release --target \([a-z]*\)$/\1/p' "$source/docs/install.md")
+ninja -C "$build" -t query "$target" >"$dir/made" || fail "there is no target '$target'"
+for file in bin/psd bin/psd-worker bin/psdctl worker/libpsdworker.so deploy/psd_pages; do
+    grep -qx " *$file" "$dir/made" || fail "$target does not build $file"
+done
+! ninja -C "$build" -t inputs "$target" | grep '\(^\|/\)tests/' || fail "$target builds tests"
+
 root=$dir/root
 cmake --install "$build" --prefix "$root" >"$dir/log" || fail "$(cat "$dir/log")"
 library=$(find "$root" -name 'libpsdworker.so.0')

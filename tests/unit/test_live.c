@@ -91,6 +91,16 @@ Test(live, a_worker_that_is_gone_or_given_up_is_missing_in_the_line_at_once)
     cr_expect_not_null(strstr(shown(), "3 of 3 workers"), "%s", text);
 }
 
+Test(live, the_worker_that_a_line_of_either_format_is_about_is_told)
+{
+    begin("bar", 132);
+    cr_expect_eq(psd_live_heard(live, 1000, "ts=1 level=info id=worker.joined worker=2 name=x"), 2);
+    cr_expect_eq(psd_live_heard(live, 1000, "{\"ts\":\"1\",\"id\":\"worker.joined\",\"worker\":1,\"name\":\"x\"}"), 1);
+    cr_expect_eq(psd_live_heard(live, 1000, "{\"ts\":\"1\",\"id\":\"worker.left\",\"worker\":0,\"name\":\"x\"}"), 0);
+    cr_expect_eq(psd_live_heard(live, 1000, "{\"ts\":\"1\",\"id\":\"round.slow\",\"worker\":0}"), -1);
+    cr_expect_eq(psd_live_heard(live, 1000, "ts=1 level=info id=shard.joined shard=0"), -1);
+}
+
 Test(live, json_lines_are_progress_too_and_other_lines_are_not)
 {
     begin("bar", 132);

@@ -448,8 +448,25 @@ Test(run, a_program_that_is_killed_is_started_again)
 Test(run, a_program_that_never_joins_is_no_success)
 {
     cr_expect_eq(run_program("a", "true"), 1, "%s", output);
-    cr_expect_not_null(strstr(output, "the servers wait for more work: check that the program joins"), "%s", output);
+    cr_expect_not_null(strstr(output, " has ended, and none has joined the job; check that it connects (psd.Optimizer, "), "%s",
+                       output);
     cr_expect_not_null(strstr(output, "linear: failed\n"), "%s", output);
+    cr_expect_eq(run_program("b --log-level=warn", "true"), 1, "%s", output);
+    cr_expect_not_null(strstr(output, "the servers wait for more work: check that the program joins"), "%s", output);
+}
+
+Test(run, a_program_that_ends_without_having_joined_is_named_while_the_others_wait_for_it)
+{
+    char words[600];
+    snprintf(words, sizeof words,
+             "run deploy/examples/linear.yaml --join-timeout=5s --restarts=0 --run-dir=%s/a -- sh -c 'test $PSD_WORKER__ID = 1 || "
+             "exec %s/psd-worker deploy/examples/linear.yaml'",
+             directory, PSD_BIN_DIR);
+    cr_expect_eq(psdctl(words), 69, "%s", output);
+    const char *named = strstr(output, "psdctl: the program of worker 1 has ended without having joined the job; check that it");
+    const char *waited = strstr(output, "nothing after 5000 ms");
+    cr_expect(named && waited && named < waited, "%s", output);
+    cr_expect_null(strstr(output, "the program of worker 0"), "%s", output);
 }
 
 Test(run, a_program_that_is_stopped_takes_its_own_children_with_it)

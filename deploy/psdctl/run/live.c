@@ -72,17 +72,29 @@ static double field(const char *fields, const char *key)
 
 static uint64_t whole(double x) { return x > 0 && x < 1e18 ? (uint64_t)x : 0; }
 
-/* Convert the numbers of a JSON line to logfmt; "" when it is another line. */
-static void read_json(const char *line, char *out, size_t capacity)
+/* Convert the numbers of a JSON line of the event `want` to logfmt; "" when it is another line. */
+static void read_json(const char *line, const char *want, char *out, size_t capacity)
 {
     json_t *all = json_loads(line, 0, NULL), *value;
     const char *id = json_string_value(json_object_get(all, "id")), *key;
     size_t n = 0;
     *out = '\0';
-    if (id && !strcmp(id, "train.progress"))
+    if (id && !strcmp(id, want))
         json_object_foreach(all, key, value) if (json_is_number(value) && n < capacity) n +=
             (size_t)snprintf(out + n, capacity - n, "%s%s=%.9g", n ? " " : "", key, json_number_value(value));
     json_decref(all);
+}
+
+/* The fields of a line, logfmt or JSON, of the event `id`; NULL: it is of another. Those of JSON are in `numbers`. */
+static const char *fields_of(const char *line, const char *id, char *numbers, size_t capacity)
+{
+    char key[40];
+    const int n = snprintf(key, sizeof key, "id=%s ", id);
+    const char *at = *line == '{' ? NULL : strstr(line, key);
+    if (*line != '{')
+        return at ? at + n : NULL;
+    read_json(line, id, numbers, capacity);
+    return *numbers ? numbers : NULL;
 }
 
 static void show_progress(psd_live_t *self, uint64_t now_ms, const char *fields)
@@ -108,13 +120,9 @@ static void show_progress(psd_live_t *self, uint64_t now_ms, const char *fields)
 
 bool psd_live_progress(psd_live_t *self, uint64_t now_ms, const char *line)
 {
-    static const char id[] = "id=train.progress ";
     char numbers[512];
-    const char *fields = strstr(line, id);
-    if (*line == '{')
-        read_json(line, numbers, sizeof numbers);
-    fields = *line == '{' ? numbers : fields ? fields + sizeof id - 1 : "";
-    if (isnan(field(fields, "step")))
+    const char *fields = fields_of(line, "train.progress", numbers, sizeof numbers);
+    if (!fields || isnan(field(fields, "step")))
         return false;
     show_progress(self, now_ms, fields);
     return true;
@@ -132,18 +140,20 @@ static void note(psd_live_t *self, uint64_t now_ms)
     psd_progress_note(self->progress, now_ms, text, lack > 0);
 }
 
-void psd_live_heard(psd_live_t *self, uint64_t now_ms, const char *line)
+int psd_live_heard(psd_live_t *self, uint64_t now_ms, const char *line)
 {
-    const char *lost = strstr(line, "id=worker.lost "), *here = strstr(line, "id=worker.joined "),
-               *left = strstr(line, "id=worker.left "),
-               *at = lost   ? lost
-                     : here ? here
-                            : left;
-    const double worker = at ? field(at, "worker") : (double)NAN;
-    if (worker >= 0 && worker < MOST_WORKERS) {
-        self->lost[(size_t)worker] = lost != NULL;
-        note(self, now_ms);
+    static const char *const ids[] = { "worker.lost", "worker.joined", "worker.left" };
+    char numbers[512];
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
+        const char *fields = fields_of(line, ids[i], numbers, sizeof numbers);
+        const double worker = fields ? field(fields, "worker") : (double)NAN;
+        if (worker >= 0 && worker < MOST_WORKERS) {
+            self->lost[(size_t)worker] = i == 0;
+            note(self, now_ms);
+            return (int)worker;
+        }
     }
+    return -1;
 }
 
 void psd_live_gone(psd_live_t *self, uint64_t now_ms, unsigned n)

@@ -24,8 +24,9 @@ bool psd_live_progress(psd_live_t *self, uint64_t now_ms, const char *line);
 /* Print a line, given without its end, that stays. */
 void psd_live_say(psd_live_t *self, const char *line);
 
-/* A line of server 0's log, which reports when a worker is lost, and when one joins. */
-void psd_live_heard(psd_live_t *self, uint64_t now_ms, const char *line);
+/* A line of server 0's log, logfmt or JSON, which reports when a worker joins, leaves, or is lost. Returns its number, -1 if the line
+ * is of something else. */
+int psd_live_heard(psd_live_t *self, uint64_t now_ms, const char *line);
 
 /* Set the number of required worker processes that are gone. */
 void psd_live_gone(psd_live_t *self, uint64_t now_ms, unsigned n);

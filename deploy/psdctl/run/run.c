@@ -18,6 +18,7 @@
 #include "common/system/hangup.h"
 #include "common/base/logtext.h"
 #include "common/config/options.h"
+#include "common/system/log.h"
 #include "common/system/outputs.h"
 #include "deploy/psdctl/run/agent.h"
 #include "deploy/psdctl/run/child.h"
@@ -57,6 +58,7 @@ typedef struct post {
     psd_restarts_t restarts;
     char first_end[640]; /* the reason for its first restart */
     char line[512];      /* of a worker: its last line */
+    bool has_joined;     /* of a worker: server 0 has logged that it was in the job */
     double begun_ts;     /* of a restarted worker: when its first process began to train */
 } post_t;
 
@@ -78,6 +80,8 @@ struct run {
     bool has_checkpoints;
     bool drops;        /* workers.lost is drop */
     bool in_rounds;    /* sync.mode is bsp */
+    bool hears_joins;  /* server 0 logs each worker that joins */
+    bool has_stranger; /* one has joined by a number that psdctl has not given */
     char refused[640]; /* a restarted worker that was refused: it came too late, or the job fails */
     stage_t stage;
     bool interrupted;
@@ -114,11 +118,21 @@ static void count_gone(run_t *run)
     psd_live_gone(run->live, uv_now(&run->loop), n);
 }
 
+/* A line of server 0's log. */
+static void hear(run_t *run, const char *line)
+{
+    const int worker = psd_live_heard(run->live, uv_now(&run->loop), line);
+    if (worker >= 0 && (unsigned)worker < run->plan.n_workers)
+        run->post[run->plan.n_servers + (unsigned)worker].has_joined = true;
+    else if (worker >= 0)
+        run->has_stranger = true;
+}
+
 /* Show a child's log line on the terminal if it is news: the first worker's progress, or any child's warning. */
 static void show(run_t *run, const psd_child_t *child, const char *line)
 {
     if (child == &run->post[0].child)
-        psd_live_heard(run->live, uv_now(&run->loop), line);
+        hear(run, line);
     if (child == &run->post[run->plan.n_servers].child && !run->program && psd_live_progress(run->live, uv_now(&run->loop), line))
         return;
     if (psd_child_is_loud(line) && run->stage == RUNNING) /* later, every child reports that it was stopped */
@@ -457,6 +471,33 @@ static void tell_how_it_ended(run_t *run, const psd_child_t *child)
     }
 }
 
+/* Whether the user's program has ended well in each of its lives, but never joined. What server 0 logs on this machine is read before
+ * the end of a program that has waited for it. More starts than a burst of log lines are not all logged. */
+static bool never_joined(const run_t *run, const psd_child_t *child)
+{
+    unsigned starts = 0;
+    for (unsigned i = run->plan.n_servers; i < n_posts(run); i++)
+        starts += run->post[i].starts;
+    return run->program && run->hears_joins && !run->has_stranger && !run->plan.hosts.n && starts <= PSD_LOG_BURST &&
+           !child->is_server && !child->code && !child->signal && !((const post_t *)child)->has_joined;
+}
+
+/* The others may wait for it until join_timeout. */
+static void tell_of_unjoined(run_t *run, const psd_child_t *child)
+{
+    static const char hint[] = "check that it connects (psd.Optimizer, psd.connect, psd_worker_connect) to the address in PSD_JOIN";
+    if (run->stage != RUNNING || !never_joined(run, child))
+        return;
+    unsigned n = 0;
+    for (unsigned i = run->plan.n_servers; i < n_posts(run); i++)
+        n += !never_joined(run, &run->post[i].child) || psd_child_is_here(&run->post[i].child);
+    if (n)
+        say(run, "psdctl: the program of %s has ended without having joined the job; %s", child->role, hint);
+    else
+        fail(run, psd_err_exit_code(PSD_EDIVERGED), "the program of %s has ended, and none has joined the job; %s", child->role,
+             hint);
+}
+
 /* When one side has ended, start the time limit for the other. */
 static void tend_end(run_t *run)
 {
@@ -476,6 +517,7 @@ static void on_gone(psd_child_t *child)
     if (come_back(run, (post_t *)child))
         return;
     tell_how_it_ended(run, child);
+    tell_of_unjoined(run, child);
     if (child->is_server && !child->code && !child->signal)
         run->refused[0] = '\0'; /* it was too late, as assumed */
     count_down(run, child);
@@ -797,6 +839,8 @@ static int prepare(run_t *run, bool is_far, psd_err_t *err)
     run->restarts = psd_options_int(run->options, PSD_OPT_restarts);
     run->has_checkpoints = *psd_options_string(run->options, PSD_OPT_checkpoint_dir);
     run->drops = strcmp(psd_options_string(run->options, PSD_OPT_workers_lost), "drop") == 0;
+    psd_log_level_t level;
+    run->hears_joins = psd_log_level_parse(psd_options_string(run->options, PSD_OPT_log_level), &level) && level >= PSD_LOG_INFO;
     run->in_rounds = psd_mode_has_rounds(psd_mode_find(psd_options_string(run->options, PSD_OPT_sync_mode)));
     run->post = calloc(n_posts(run), sizeof *run->post);
     if (!(run->live = psd_live_new(run->options, run->plan.n_workers, err)))

@@ -33,7 +33,7 @@ class Follower:
         self._lib = capi.load()
         self._lock = threading.Lock()
         self._process = os.getpid()
-        self._handle = handle = _Handle(self._lib.psd_follower_close)
+        self._handle = handle = _Handle(join, self._lib.psd_follower_close)
         config = capi.Config(size=sizeof(capi.Config), join=address(join), job=_bytes(job), name=_bytes(name),
                              join_timeout_ms=_ms(join_timeout), log=handle.log, key=_bytes(key),
                              server_public=_bytes(server_public), insecure=insecure, cluster_file=_bytes(cluster_file),

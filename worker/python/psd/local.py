@@ -6,22 +6,29 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, Sequence
 
 from .errors import PsdError, UnavailableError, UsageError
 from . import capi
-from .worker import leave_all, log, open_workers
+from .worker import guards, leave_all, log, open_workers
 
 START_TIMEOUT = 60.0  # seconds that a server may take to become ready
 END_TIMEOUT = 40.0  # and that all may take to end, including a last checkpoint
+STOP_TIMEOUT = 2.0  # that workers may take to end after each signal
+PERIOD = 0.2  # between looks at the servers while workers run
+GRACE = 0.3  # in which workers may learn from a server that ends why it does
+LAST_LINES = 8  # of a process that failed, which an exception quotes
 
 
 def _programs() -> Path:
@@ -34,24 +41,50 @@ def _programs() -> Path:
     raise UnavailableError("the programs psd and psdctl were not found", hint="install psd-server, or put them on PATH")
 
 
-def _work(index: int, environment: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _work(index: int, environment: dict[str, str], words: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ.update(environment, PSD_WORKER__ID=str(index))
-    function(*arguments)
+    try:
+        function(*arguments)
+    except Exception:
+        words.write_text(traceback.format_exc())
+        raise
 
 
-def _join(processes: Sequence[BaseProcess]) -> list[str]:
-    """Wait for all; returns what became of those that failed, the first one first, and logs it at once, because others may wait for it."""
-    bad = []
-    running: dict[Any, tuple[int, BaseProcess]] = {process.sentinel: (i, process) for i, process in enumerate(processes)}
-    while running:
-        for sentinel in wait(list(running)):
-            i, process = running.pop(sentinel)
-            process.join()
-            code = process.exitcode or 0
-            if code:
-                bad.append(f"worker {i} " + (f"was killed by signal {-code}" if code < 0 else f"ended with {code}"))
-                log.error("worker.ended worker=%d %s", i, bad[-1])
-    return bad
+def _check_importable(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """A new process imports the program, and in it the function."""
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if file is not None and not os.path.exists(file):
+        raise UsageError(f"the new processes of run() cannot import the program {file}",
+                         hint="save it as a file, and start that: python3 train.py")
+    if file is None and getattr(function, "__module__", None) == "__main__":
+        raise UsageError("the new processes of run() cannot import a function of a notebook or of the command line",
+                         hint="write it to a file, and import it from there: from train import function")
+    try:
+        ForkingPickler.dumps((function, arguments))
+    except Exception as why:
+        raise UsageError(f"run() cannot pass its arguments to new processes: {why}",
+                         hint="give a function that a file defines at its top level, and arguments that pickle can copy") from None
+
+
+def _end(code: int) -> str:
+    return f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with {code}"
+
+
+def _last_lines(file: Path) -> str:
+    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+    return "".join(f"\n  {line}" for line in lines[-LAST_LINES:])
+
+
+def _stop(processes: Sequence[BaseProcess]) -> None:
+    """End them: the first signal ends a psd.Optimizer after its step, the second one in it."""
+    for stop in (BaseProcess.terminate, BaseProcess.terminate, BaseProcess.kill):
+        until = time.monotonic() + STOP_TIMEOUT
+        for process in processes:
+            if process.is_alive():
+                stop(process)
+        for process in processes:
+            if process.is_alive():
+                process.join(max(until - time.monotonic(), 0))
 
 
 class LocalJob:
@@ -66,6 +99,7 @@ class LocalJob:
         self.join = self.status = ""
         self._before = {name: os.environ.get(name) for name in ("PSD_JOIN", "PSD_JOB", "PSD_INSECURE")}
         self._others = open_workers()
+        self._lost_at = 0.0
         self._servers: list[subprocess.Popen[str]] = []
         flags = ["--insecure", f"--job={job}", f"--servers={servers}", f"--workers-min={workers}", f"--optimizer={optimizer}",
                  *(f"--{name.replace('_', '-')}={_text(value)}" for name, value in options.items())]
@@ -77,11 +111,15 @@ class LocalJob:
             raise
         self._environment = {"PSD_JOIN": self.join, "PSD_JOB": job, "PSD_INSECURE": "true"}
         os.environ.update(self._environment)
+        guards[self.join] = self._guard
         print(f"psd: status page {self.status}", flush=True)
+
+    def _log(self, index: int) -> Path:
+        return self.directory / f"server-{index}.log"
 
     def _start(self, index: int, flags: list[str]) -> None:
         programs = _programs()
-        log = self.directory / f"server-{index}.log"
+        log = self._log(index)
         # psdctl's child ends with this process, and gets no Ctrl-C from the terminal.
         command = [str(programs / "psdctl"), "--as-child", str(os.getpid()), str(programs / "psd"), *flags,
                    f"--server-index={index}", "--listen=tcp://127.0.0.1:0", "--status-listen=127.0.0.1:0"]
@@ -100,22 +138,60 @@ class LocalJob:
         if not index:
             self.join, self.status = said.groups()
 
+    def _find_lost(self) -> PsdError | None:
+        """The first server that has died."""
+        for index, server in enumerate(self._servers):
+            code = server.poll()
+            if code:
+                hint = "psdctl run would start it again from a checkpoint, psd.launch does not"
+                words = _last_lines(self._log(index))
+                return UnavailableError(f"server {index} {_end(code)}", hint=f"{hint}; its last lines:{words}" if words else hint)
+        return None
+
+    def _guard(self) -> None:
+        """While a worker of this process waits: raise if a server has died, unless the worker may yet hear why."""
+        lost = self._find_lost()
+        if lost is None:
+            return
+        self._lost_at = self._lost_at or time.monotonic()
+        if time.monotonic() - self._lost_at >= GRACE:
+            raise lost
+
+    def _words(self, index: int) -> Path:
+        return self.directory / f"worker-{index}.txt"
+
     def run(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Call `function` in each of the job's workers, new processes with the environment of this job; return when all are done.
-        It must be importable, as multiprocessing's "spawn" requires. PsdError when one of them fails."""
+        It must be importable, as multiprocessing's "spawn" requires. As soon as one of them fails or a server dies, the others are
+        stopped, and PsdError says which, how it ended, and its last lines."""
+        _check_importable(function, arguments)
         context = multiprocessing.get_context("spawn")
-        processes = [context.Process(target=_work, args=(i, self._environment, function, arguments)) for i in range(self.workers)]
+        processes = [context.Process(target=_work, args=(i, self._environment, self._words(i), function, arguments))
+                     for i in range(self.workers)]
         try:
             for process in processes:
                 process.start()
-            bad = _join(processes)
+            self._join(processes)
         finally:
-            for process in processes:
-                if process.is_alive():
-                    process.terminate()
-                    process.join()
-        if bad:
-            raise PsdError(bad[0], hint="its output is above")
+            _stop(processes)
+
+    def _join(self, processes: Sequence[BaseProcess]) -> None:
+        """Wait for all, or until the first has failed, because the others may wait for it."""
+        running = {process.sentinel: i for i, process in enumerate(processes)}
+        while running:
+            ended = [running.pop(sentinel) for sentinel in wait(list(running), PERIOD) if isinstance(sentinel, int)]
+            for i in ended:
+                processes[i].join()
+            failed = sorted((processes[i].exitcode or 0, i) for i in ended if processes[i].exitcode)  # killed ones first
+            for code, i in failed:
+                log.error("worker.ended worker=%d %s", i, _end(code))
+            if failed:
+                code, i = failed[0]
+                words = _last_lines(self._words(i))
+                raise PsdError(f"worker {i} {_end(code)}", hint=f"its last lines:{words}" if words else "its output is above")
+            lost = self._find_lost()
+            if lost:
+                raise lost
 
     def _end(self) -> None:
         deadline = time.monotonic() + END_TIMEOUT
@@ -127,6 +203,7 @@ class LocalJob:
                 server.wait()
             assert server.stdout is not None
             server.stdout.close()
+        guards.pop(self.join, None)
         for name, value in self._before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -163,4 +240,7 @@ def launch(optimizer: str = "sgd(lr=0.01)", servers: int = 1, workers: int = 1, 
     names of their flags (checkpoint_dir="c", sync_mode="asp"). All its processes end with the block, or with this process."""
     if sys.platform != "linux":
         raise UnavailableError("psd runs on Linux")
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UsageError("psd.launch is called by a script that is only being imported, by a worker of its own job",
+                         hint='put the call under if __name__ == "__main__":')
     return LocalJob(optimizer, servers, workers, job, options)

@@ -109,8 +109,9 @@ class _Handle:
     """The library's handle, and the objects that must live as long: closed when the last reference is gone, including arrays from
     `alloc`."""
 
-    def __init__(self, close: Callable[..., Any] | None = None) -> None:
+    def __init__(self, join: str | None, close: Callable[..., Any] | None = None) -> None:
         self.pointer = c_void_p()
+        self.guard = guards.get(join or os.environ.get("PSD_JOIN") or "")
         self._close = close or capi.load().psd_worker_close
         self.pending: BaseException | None = None  # raised while the library waited
         self.log = capi.LogFunction(_pass_on)
@@ -126,18 +127,24 @@ class _Handle:
         self.close()
 
 
+# Of the jobs of psd.launch, by the address to join: called while a worker or follower waits, to raise an exception that ends the wait.
+guards: dict[str, Callable[[], None]] = {}
+
+
 def _pass_on(_: Any, level: int, event: bytes, line: bytes) -> None:
     log.log(_LEVELS[min(max(level, 0), 3)], "%s %s", event.decode(), line.decode(errors="replace"))
 
 
 def _look_for_signals(handle: weakref.ref[_Handle]) -> Generator[int, None, None]:
-    """Each resumption lets Python handle its signals, in the main thread; an exception in a handler ends the wait. A generator,
-    because it resumes inside its `try`, whereas a function would be entered outside of one."""
+    """Each resumption lets Python handle its signals, in the main thread, and looks after the job's servers if psd.launch has
+    started them; an exception ends the wait. A generator, because it resumes inside its `try`, whereas a function would be entered
+    outside of one."""
     enough = 0
     while True:
         try:
             yield enough
             enough = 0
+            _look_after_servers(handle)
         except GeneratorExit:
             return
         except BaseException as raised:  # mainly KeyboardInterrupt
@@ -146,6 +153,12 @@ def _look_for_signals(handle: weakref.ref[_Handle]) -> Generator[int, None, None
             if self is not None:
                 self.pending = raised
             del self
+
+
+def _look_after_servers(handle: weakref.ref[_Handle]) -> None:
+    held = handle()
+    if held is not None and held.guard is not None:
+        held.guard()
 
 
 class Ticket(NamedTuple):
@@ -634,7 +647,7 @@ def connect(join: str | None = None, *, job: str | None = None, worker: int | No
     count epochs. `net_threads` is the number of threads that encrypt and carry messages through sockets, each for some of the
     connections; 0: one, or the value in the environment.
     """
-    handle = _Handle()
+    handle = _Handle(join)
     config = capi.Config(size=sizeof(capi.Config), join=address(join), job=_bytes(job), name=_bytes(name),
                          worker=0 if worker is None else worker + 1,
                          join_timeout_ms=_ms(join_timeout), log=handle.log,
