@@ -309,6 +309,22 @@ Test(run, a_worker_that_comes_back_when_the_servers_are_finished_is_no_failure)
                  "at its first start a refusal is one: %s", output);
 }
 
+/* A shell exits with 128 plus the number of the signal that killed its program. */
+Test(run, a_program_of_the_users_is_restarted_after_a_signal_and_not_after_an_exit_code_of_its_own)
+{
+    static const struct {
+        int code;
+        bool comes_back;
+    } ends[] = { { 1, false }, { 70, false }, { 128, false }, { 129, true }, { 137, true }, { 69, true }, { 75, true } };
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        char words[80];
+        teardown(), setup();
+        snprintf(words, sizeof words, "--restarts=1 -- sh -c 'exit %d'", ends[i].code);
+        cr_expect_eq(run_with_servers_that(READY "exec sleep 600", words), ends[i].code, "%s", output);
+        cr_expect_eq(strstr(output, "run.restart role=\"worker 0\"") != NULL, ends[i].comes_back, "%d: %s", ends[i].code, output);
+    }
+}
+
 Test(run, a_lost_worker_is_not_restarted_under_that_policy_while_enough_are_left)
 {
 #define ONE_DIES        "case $me in w) come w 2; mkdir once && kill -9 $$; gone w 1;; *) " READY "gone w "
