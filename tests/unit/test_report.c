@@ -845,37 +845,59 @@ Test(report, a_job_that_can_make_no_checkpoint_is_not_ready, .init = setup_check
     expect_ready(503, "[-]missing the first checkpoint, which cannot be made: server 0: No space left on device\n");
 }
 
-Test(report, a_server_has_its_place_its_address_and_its_age_from_when_it_joins_even_if_it_is_lost, .fini = teardown)
+static void server_joins(uint32_t server, uint64_t process)
+{
+    psd_msg_t hello = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = process << 16, .code = server + 1 };
+    snprintf(hello.text, sizeof hello.text, "mnist tcp://b:%u mode=x", server);
+    psd_buf_t *body = said_with(&hello, NULL, 0);
+    psd_node_message(node, now, psd_peer_make(9 + server, 1), &hello, body, &out);
+    psd_buf_unref(&body);
+}
+
+static const json_t *server_at(size_t i) { return json_array_get(json_object_get(page, "servers"), i); }
+
+static void expect_server(size_t i, bool joined, bool lost)
+{
+    cr_expect_eq(number_of(server_at(i), "index"), i);
+    cr_expect_eq(json_is_true(json_object_get(server_at(i), "joined")), joined, "%zu", i);
+    cr_expect_eq(json_is_true(json_object_get(server_at(i), "lost")), lost, "%zu", i);
+}
+
+Test(report, a_server_has_an_address_and_an_age_from_when_it_joins_even_when_it_is_lost, .fini = teardown)
 {
     coordinator = (psd_coordinator_config_t){ .job = "mnist", .workers_min = 1, .workers_want = 1, .lease_ms = 2000, .lr = 0.125 };
-    make_node("--servers=2");
+    make_node("--servers=3");
     look();
-    const json_t *row = json_array_get(json_object_get(page, "servers"), 1);
-    cr_expect_eq(json_array_size(json_object_get(page, "servers")), 2);
-    cr_expect_eq(number_of(row, "index"), 1);
-    cr_expect(json_is_false(json_object_get(row, "joined")) && json_is_false(json_object_get(row, "lost")));
-    cr_expect(json_is_null(json_object_get(row, "last_heard_age_seconds")), "it has not been heard");
-    psd_msg_t hello = {
-        .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = 1 << 16, .code = 2, .text = "mnist tcp://b:2 mode=x"
-    };
-    psd_buf_t *body = said_with(&hello, NULL, 0);
-    psd_node_message(node, now, psd_peer_make(9, 1), &hello, body, &out);
-    psd_buf_unref(&body);
+    cr_expect_eq(json_array_size(json_object_get(page, "servers")), 3);
+    expect_server(1, false, false);
+    cr_expect(json_is_null(json_object_get(server_at(1), "last_heard_age_seconds")), "it has not been heard");
+    server_joins(1, 1);
+    server_joins(2, 2);
+    psd_msg_t hello = message(PSD_MSG_HELLO, 0);
+    snprintf(hello.text, sizeof hello.text, "mnist host0");
+    say(0, &hello, NULL, 0);
     pass(1500);
     look();
-    row = json_array_get(json_object_get(page, "servers"), 1);
-    cr_expect(json_is_true(json_object_get(row, "joined")) && json_is_false(json_object_get(row, "lost")));
-    cr_expect_str_eq(json_string_value(json_object_get(row, "endpoint")), "tcp://b:2");
-    cr_expect_float_eq(number_of(row, "last_heard_age_seconds"), 1.5, 1e-9);
+    expect_server(1, true, false);
+    cr_expect_str_eq(json_string_value(json_object_get(server_at(1), "endpoint")), "tcp://b:1");
+    cr_expect_float_eq(number_of(server_at(1), "last_heard_age_seconds"), 1.5, 1e-9);
+    hello = message(PSD_MSG_HEARTBEAT, 0);
+    say(0, &hello, NULL, 0);
     pass(1000);
     look();
-    row = json_array_get(json_object_get(page, "servers"), 1);
-    cr_expect(json_is_false(json_object_get(row, "joined")) && json_is_true(json_object_get(row, "lost")));
-    cr_expect_float_eq(number_of(row, "last_heard_age_seconds"), 2.5, 1e-9);
+    expect_server(1, false, true);
+    cr_expect_float_eq(number_of(server_at(1), "last_heard_age_seconds"), 2.5, 1e-9);
     const json_t *lost = json_array_get(json_object_get(page, "servers_lost"), 0);
     cr_expect_eq(number_of(lost, "index"), 1);
     cr_expect_float_eq(number_of(lost, "last_heard_age_seconds"), 2.5, 1e-9);
-    cr_expect_eq(metric("psd_servers_lost"), 1);
+    cr_expect_eq(metric("psd_servers_lost"), 2);
+    server_joins(2, 3); /* another process: the job begins another run, which server 1 has not joined */
+    pass(100);
+    look();
+    expect_server(2, true, false);
+    expect_server(1, false, true);
+    cr_expect_float_eq(number_of(server_at(1), "last_heard_age_seconds"), 2.6, 1e-9);
+    cr_expect_eq(number_of(page, "runs"), 2);
 }
 
 static void welcome(uint64_t code, const char *missing)
