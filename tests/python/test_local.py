@@ -165,8 +165,10 @@ class Launch(unittest.TestCase):
             self.launch("adamm(lr=1)")
         with self.assertRaisesRegex(psd.UnavailableError, "did not start: .*--worker-min"):
             self.launch(worker_min=3)
-        with self.assertRaisesRegex(psd.UsageError, "0 servers"):
-            self.launch(servers=0)
+        for how, sentence in (({"servers": 0}, "0 servers"), ({"servers": "2"}, "'2' servers"), ({"workers": 1.5}, "1.5 workers"),
+                              ({"optimizer": len}, "the optimizer is a .*; name it")):
+            with self.assertRaisesRegex(psd.UsageError, sentence):
+                self.launch(**how)
 
     def test_servers_die_with_their_program(self) -> None:
         name = f"dies-{os.getpid()}"

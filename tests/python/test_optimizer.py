@@ -653,6 +653,7 @@ class Torch(unittest.TestCase):
             (lambda w, opt: (opt.zero_grad(), setattr(opt, "batch_samples", "3"), (w + v).sum().backward(), opt.step()), "samples is '3'"),
             (lambda w, opt: opt.watch("abc"), "the loss is 'abc'; give a number"),
             (lambda w, opt: opt.watch(None), "the loss is None; give a number"),
+            (lambda w, opt: opt.watch(w), "the loss has 4 elements; give one number: loss.mean"),
             (lambda w, opt: opt.worker.report("accuracy", "high"), "accuracy is 'high'; give a number"),
             (lambda w, opt: copy.copy(opt), "cannot be copied or pickled; save opt.state_dict"),
             (lambda w, opt: copy.deepcopy(opt), "cannot be copied or pickled"),
@@ -665,6 +666,12 @@ class Torch(unittest.TestCase):
             (lambda w, opt: (w.sum().backward(), opt.step(grad_scaler=object())), "a GradScaler needs"),
             (lambda w, opt: psd.Sampler(range(4), opt, 0), "batch_size is 0"),
             (lambda w, opt: psd.Sampler(range(4), opt, 2, accumulate=3), "accumulate is 3"),
+            (lambda w, opt: psd.Sampler(range(4), opt, "2"), "batch_size is '2'; give the number of rows"),
+            (lambda w, opt: psd.Sampler(range(4), None, 2), "a NoneType is given, .*; make psd.Optimizer first"),
+            (lambda w, opt: psd.Sampler(iter("ab"), opt, 2), "the data are a str.*iterator, without a length; give arrays"),
+            (lambda w, opt: next(psd.batches(X, opt, 2, epochs="3")), "epochs is '3'; give a number"),
+            (lambda w, opt: next(psd.batches([1, 2], opt, 2, epochs=999)),
+             "rows cannot be taken from list by a list of numbers; give arrays"),
             (lambda w, opt: list(psd.Sampler(range(4), opt, 2)), "call opt.step"),
             (lambda w, opt: next(psd.batches((X, Y[:5]), opt, 2)), "64, 5 rows"),
             (lambda w, opt: (opt.skip(), opt.step()), r"for no batch, call opt.skip\(\) in place of step"),
@@ -704,13 +711,15 @@ while True:
                 ([("w", nn.Parameter(torch.tensor([1.0, float("nan")])))], "must be finite"),
                 ([("w", nn.Parameter(torch.zeros(2, device="meta")))], "on the device meta"),
                 ([("w", nn.Parameter(memory[:3])), ("v", nn.Parameter(memory[2:]))],
-                 "parameters w and v share memory; .*b.weight = a.weight"),
-                ([("v", nn.Parameter(memory.view(2, 2).t())), ("w", nn.Parameter(memory[:1]))], "parameters . and . share memory"),
+                 "parameter w and parameter v share memory; .*b.weight = a.weight"),
+                ([("v", nn.Parameter(memory.view(2, 2).t())), ("w", nn.Parameter(memory[:1]))], "parameter . and parameter . share memory"),
                 ([("w", nn.Parameter(torch.zeros(1).expand(3)))], r"elements of parameter w share memory, .*p.clone\(\)"),
                 ([(1, nn.Parameter(torch.zeros(2)))], "a tensor has the name 1; give a str of 1 to 127 bytes"),
                 ([("x" * 128, nn.Parameter(torch.zeros(2)))], "has the name 'xxx.*[.]{3}; give a str"),
                 (nn.Linear(1, 1), "are a Linear; give model.named_parameters"), (torch.zeros(2), "are a Tensor; give model"),
-                (["w"], "parameter parameter.0 is a str")):
+                (["w"], "parameter parameter.0 is a str"), ([{"lr": 0.5}], 'a parameter group has no params; give it some: {"params"'),
+                ([{"params": [memory]}, memory], "is a dict, not a tensor; .* a list of groups only"),
+                ([{"params": [nn.Parameter(memory)], "betas": 0.9}], "betas of a parameter group is 0.9; give two numbers")):
             with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):
                 self.optimizer(parameters)
         with self.assertRaisesRegex(psd.RefusedError, "asks for adam"):

@@ -207,7 +207,7 @@ class Line(unittest.TestCase):
 
     def test_each_wrong_call_is_told_what_to_do_and_changes_nothing(self) -> None:
         worker, w = self.worker, self.w
-        ones = np.ones((2, 3), np.float32)
+        ones, flat = np.ones((2, 3), np.float32), np.zeros(4, np.float32)
         before = (
             (lambda: worker.register({}), "no tensors were given"),
             (lambda: worker.register({"w": np.zeros(3)}), "holds float64; register float32"),
@@ -216,13 +216,19 @@ class Line(unittest.TestCase):
             (lambda: worker.register({"w": np.broadcast_to(w[0], (3,))}), "cannot be written in place"),
             (lambda: worker.register({"w": "weights"}), "is a str, not an array"),
             (lambda: worker.register({"w": np.full(2, np.nan, np.float32)}), "must be finite"),
-            (lambda: worker.register({"w": np.zeros((0, 3), np.float32)}), "dimension 0 is 0"),
+            (lambda: worker.register({"w": np.zeros((0, 3), np.float32)}), "w has no elements; leave it out"),
+            (lambda: worker.register([w]), "the tensors are a list; give arrays by name"),
+            (lambda: worker.register({"w": flat[:3], "v": flat[2:]}), "w and v share memory; train the array of which they are views"),
+            (lambda: worker.register({"all": flat, "v": flat[1:2], "w": flat[3:]}), "all and . share memory"),
+            (lambda: worker.alloc(-1), r"the shape is \(-1,\); give whole numbers"),
+            (lambda: worker.alloc((2, 1.5)), "give whole numbers"),
             (lambda: worker.exchange([ones]), "1 gradients for 0 tensors"),
             (lambda: worker.leave(finished=True), "no tensors are registered"),
         )
         after = (
             (lambda: worker.register({"w": w}), "registered already"),
             (lambda: worker.exchange([ones]), "1 gradients for 2 tensors"),
+            (lambda: worker.exchange(1.0), 'the gradients are a float; give arrays by name, .* or a list'),
             (lambda: worker.exchange({"v": ones}), "no tensor 'v' is registered; there are w, b"),
             (lambda: worker.exchange([ones[0], None]), r"shape \(3,\), but the tensor has \(2, 3\)"),
             (lambda: worker.exchange([ones.astype(np.int64), None]), "holds int64; convert it"),
@@ -352,6 +358,15 @@ class Alone(unittest.TestCase):
             for kind in (psd.connect, psd.Follower):
                 with self.subTest(wrong), self.assertRaisesRegex(psd.UsageError, 'join is .*; give join="tcp://HOST:PORT"'):
                     kind(wrong, insecure=True, join_timeout=5)
+
+    def test_arguments_of_other_types_are_refused(self) -> None:
+        here = "tcp://127.0.0.1:1"
+        for wrong in (-1, "0", 1.0, True):
+            with self.subTest(wrong), self.assertRaisesRegex(psd.UsageError, f"worker is {wrong!r}; give this worker's number, from 0"):
+                psd.connect(here, insecure=True, worker=wrong)
+        for call in (psd.connect, psd.Follower):
+            with self.assertRaisesRegex(psd.UsageError, "an argument is 3; names, keys and files are texts or paths"):
+                call(here, insecure=True, job=3)
 
     def test_timeouts_may_be_durations_as_in_job_files_and_nothing_else(self) -> None:
         self.assertEqual([_ms(t) for t in ("500ms", "15s", "1.5s", "1m", "2h")], [500, 15000, 1500, 60000, 7200000])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -60,3 +60,14 @@ def source(array: Any, name: str, shape: tuple[int, ...]) -> Array:
     what = f"is of {view.dtype}" if view.dtype != np.float32 else "is not contiguous"
     warnings.warn(f"the gradient of {name} {what} and is copied in each exchange", PsdPerformanceWarning, stacklevel=4)
     return np.ascontiguousarray(view, dtype=np.float32)
+
+
+def check_apart(memory: Iterable[tuple[str, int, int]]) -> None:
+    """UsageError when two tensors, each by name, address and bytes, have memory in common, because each is trained."""
+    last, end = "", 0
+    for name, at, size in sorted(memory, key=lambda range_: range_[1]):
+        if at < end:
+            raise UsageError(f"{last} and {name} share memory",
+                             hint="train the array of which they are views as one tensor, or give one of them a copy; to tie two layers "
+                                  "of torch, assign the parameter itself: b.weight = a.weight")
+        last, end = name, at + size

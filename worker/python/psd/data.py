@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import UsageError
-from .worker import Position, log
+from .worker import Position, log, number
 
 Rows = npt.NDArray[np.int64]
 
@@ -42,8 +42,8 @@ class Order:
     a step the next `batch_size` of them. The last step of an epoch takes the remaining rows or, with `drop_last`, is left out."""
 
     def __init__(self, n_rows: int, batch_size: int, shuffle: bool = True, seed: int = 1, drop_last: bool = False) -> None:
-        if not 0 < batch_size:
-            raise UsageError(f"batch_size is {batch_size}", hint="give the number of rows of one step, over all workers together")
+        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size!r}", hint="give the number of rows of one step, over all workers together")
         if not 0 < n_rows < 2**32 or (drop_last and n_rows < batch_size):
             raise UsageError(f"{n_rows} rows are too few for a batch of {batch_size}")
         self.n_rows, self.batch_size, self.shuffle, self.seed = n_rows, batch_size, shuffle, seed
@@ -72,6 +72,14 @@ class Order:
         return Cut(rows[n * rank // world:n * (rank + 1) // world], n, epoch)
 
 
+def _count(data: Any) -> int:
+    try:
+        return len(data)
+    except TypeError:
+        raise UsageError(f"the data are a {type(data).__name__}, without a length",
+                         hint="give arrays, or a dataset whose rows have numbers, because psd cuts batches by them") from None
+
+
 class Sampler:
     """A batch sampler for torch's DataLoader: `DataLoader(data, batch_sampler=psd.Sampler(data, opt, batch_size=64))`.
 
@@ -83,7 +91,10 @@ class Sampler:
 
     def __init__(self, data: Sized, trainer: Trainer, batch_size: int, shuffle: bool = True, seed: int = 1, drop_last: bool = False,
                  accumulate: int = 1) -> None:
-        self.order = Order(len(data), batch_size, shuffle, seed, drop_last)
+        if not hasattr(trainer, "divides_rows"):
+            raise UsageError(f"a {type(trainer).__name__} is given, whose position would cut the batches",
+                             hint="make psd.Optimizer first, or psd.connect(), and give that")
+        self.order = Order(_count(data), batch_size, shuffle, seed, drop_last)
         if not 0 < accumulate <= batch_size:
             raise UsageError(f"accumulate is {accumulate}", hint="it is the number of batches that make one step")
         self.trainer, self.accumulate, self._epochs = trainer, accumulate, 0
@@ -180,11 +191,16 @@ def batches(data: Any, trainer: Trainer, batch_size: int, epochs: float = 1, shu
     """This worker's part of each step, for this many epochs of the job: of one array, or of each of a tuple of arrays (of numpy,
     torch, or any type whose rows can be indexed by a list of numbers). Rewinds and late joins as for Sampler."""
     parts = data if isinstance(data, tuple) else (data,)
-    if len({len(part) for part in parts}) != 1:
-        raise UsageError(f"these arrays have {', '.join(str(len(part)) for part in parts)} rows", hint="give arrays of one length")
+    lengths = [_count(part) for part in parts]
+    if len(set(lengths)) != 1:
+        raise UsageError(f"these arrays have {', '.join(map(str, lengths))} rows", hint="give arrays of one length")
     sampler = Sampler(parts[0], trainer, batch_size, shuffle, seed, drop_last)
-    last = round(epochs * sampler.order.steps)
+    last = round(number(epochs, "epochs") * sampler.order.steps)
     sampler._note_resumed(last)
     for rows in sampler._until(last):
-        cut = tuple(part[rows] for part in parts)
+        try:
+            cut = tuple(part[rows] for part in parts)
+        except TypeError:
+            raise UsageError(f"rows cannot be taken from {', '.join(type(part).__name__ for part in parts)} by a list of numbers",
+                             hint="give arrays of numpy or torch") from None
         yield cut if isinstance(data, tuple) else cut[0]

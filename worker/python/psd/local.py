@@ -92,8 +92,10 @@ class LocalJob:
     themselves. At the end of the block, workers of this process leave, and the servers exit."""
 
     def __init__(self, optimizer: str, servers: int, workers: int, job: str, options: dict[str, Any]) -> None:
-        if servers < 1 or workers < 1:
-            raise UsageError(f"a job cannot have {servers} servers and {workers} workers", hint="give at least 1 of each")
+        if not isinstance(optimizer, str):
+            raise UsageError(f"the optimizer is a {type(optimizer).__name__}", hint='name it, with its values: "adam(lr=1e-3)"')
+        if not all(isinstance(n, int) and n > 0 for n in (servers, workers)):
+            raise UsageError(f"a job cannot have {servers!r} servers and {workers!r} workers", hint="give at least 1 of each")
         self.workers = workers
         self.directory = Path(tempfile.mkdtemp(prefix="psd-"))  #: of the servers' logs, until the end of the block
         self.join = self.status = ""

@@ -28,7 +28,7 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, TypeVar, cast
 import numpy as np
 import torch
 
-from .arrays import Array
+from .arrays import Array, check_apart
 from .data import Loader, Sampler
 from .errors import Stopped, UsageError, WentBackError
 from .same_rows import SameRows
@@ -146,7 +146,9 @@ def _named(params: Iterable[Any]) -> list[dict[str, Any]]:
     if isinstance(params, (torch.nn.Module, torch.Tensor)):
         raise UsageError(f"the parameters are a {type(params).__name__}", hint="give model.named_parameters()")
     given = list(params.items() if isinstance(params, Mapping) else params)
-    groups = [dict(group) for group in given] if given and isinstance(given[0], dict) else [{"params": given}]
+    groups = [dict(group) for group in given] if given and all(isinstance(group, dict) for group in given) else [{"params": given}]
+    if any("params" not in group for group in groups):
+        raise UsageError("a parameter group has no params", hint='give it some: {"params": layer.named_parameters(), ...}')
     n = 0
     for group in groups:
         members = group["params"]
@@ -155,7 +157,8 @@ def _named(params: Iterable[Any]) -> list[dict[str, Any]]:
         once: dict[int, tuple[Any, Any]] = {}  # tied ones count once, by their first name
         for name, p in pairs:
             if not isinstance(p, torch.Tensor):
-                raise UsageError(f"parameter {name} is a {type(p).__name__}, not a tensor", hint="give model.named_parameters()")
+                raise UsageError(f"parameter {name} is a {type(p).__name__}, not a tensor",
+                                 hint="give model.named_parameters(), or a list of groups only")
             once.setdefault(id(p), (name, p))
         group["params"], group["names"] = [p for _, p in once.values()], [name for name, _ in once.values()]
         n += len(pairs)
@@ -168,7 +171,10 @@ def _values(group: dict[str, Any]) -> dict[str, float]:
     """The training values of a group, by psd's names: torch's betas become beta1 and beta2."""
     values = {key: value for key, value in group.items() if key not in _NOT_VALUES}
     if "betas" in values:
-        values["beta1"], values["beta2"] = values.pop("betas")
+        betas = values.pop("betas")
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise UsageError(f"betas of a parameter group is {betas!r}", hint="give two numbers: (0.9, 0.999)")
+        values["beta1"], values["beta2"] = betas
     return {key: number(value, f"{key} of a parameter group") for key, value in values.items()}
 
 
@@ -420,6 +426,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def watch(self, loss: Any) -> Any:
         """Show this loss on the status page, and return it: opt.watch(loss).backward()."""
+        if torch.is_tensor(loss) and loss.numel() != 1:
+            raise UsageError(f"the loss has {loss.numel()} elements", hint="give one number: loss.mean()")
         self._watched = loss.detach() if torch.is_tensor(loss) else number(loss, "the loss")
         return loss
 
@@ -776,20 +784,15 @@ def _again(call: Callable[[], Any]) -> Any:
 
 
 def _check_memory(trained: list[tuple[str, Any]]) -> None:
-    """UsageError when two elements of these parameters are the same memory, because each is trained."""
-    end: dict[Any, tuple[int, str]] = {}  # of the parameters so far, by device
-    for name, p in sorted(trained, key=lambda pair: int(pair[1].data_ptr())):
+    """UsageError when two elements of these parameters are the same memory."""
+    memory = []
+    for name, p in trained:
         extent = 1 + sum((size - 1) * stride for size, stride in zip(p.shape, p.stride()))
         if extent < p.numel():
             raise UsageError(f"elements of parameter {name} share memory, as expand() makes them", hint="make it of a copy: p.clone()")
-        if extent > p.numel() or p.device.type == "meta":
-            continue  # with gaps, in which others may be
-        last, other = end.get(p.device, (0, ""))
-        if p.data_ptr() < last:
-            raise UsageError(f"parameters {other} and {name} share memory",
-                             hint="give the tensor of which they are views as one parameter, or make one of them of a copy: p.clone(); "
-                                  "to tie two layers, assign the parameter itself: b.weight = a.weight")
-        end[p.device] = p.data_ptr() + extent * p.element_size(), name
+        if extent == p.numel() and p.device.type != "meta":  # otherwise there are gaps, in which others may be
+            memory.append((f"parameter {name}", p.data_ptr(), extent * p.element_size()))
+    check_apart(memory)
 
 
 def _describe_frozen(groups: list[dict[str, Any]]) -> str | None:

@@ -235,6 +235,8 @@ class Worker:
         """An array of zeros, float32, in memory that servers of this machine may read: gradients in it travel without a copy. It
         stays valid after the worker has left."""
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        if not all(isinstance(size, (int, np.integer)) and size >= 0 for size in shape):
+            raise UsageError(f"the shape is {shape}", hint="give whole numbers, none of them negative")
         n = int(np.prod(shape, dtype=np.int64))
         with self._lock:
             pointer = self._lib.psd_worker_alloc(self._pointer, n)
@@ -255,9 +257,15 @@ class Worker:
         a job that has started, or continues from a checkpoint, ignores it. It must be all that the job's optimizer keeps; with
         `partial_state`, tensors without it start with a new optimizer. `state_names` are the names of all parameters of a torch
         optimizer, in its order, if they differ from these tensors."""
+        if not isinstance(tensors, Mapping):
+            raise UsageError(f"the tensors are a {type(tensors).__name__}", hint='give arrays by name: {"w": array}')
         if not tensors:
             raise UsageError("no tensors were given to register", hint='give arrays by name: {"w": array}')
         views = tuple(arrays.target(array, name) for name, array in tensors.items())
+        empty = [name for name, view in zip(tensors, views) if not view.size]
+        if empty:
+            raise UsageError(f"{empty[0]} has no elements", hint="leave it out")
+        arrays.check_apart((name, view.ctypes.data, view.nbytes) for name, view in zip(tensors, views))
         shapes = [(c_uint64 * max(view.ndim, 1))(*view.shape) for view in views]
         list_ = (capi.Tensor * len(views))(*(
             capi.Tensor(_name(name), shape, view.ndim, view.ctypes.data) for name, shape, view in zip(tensors, shapes, views)))
@@ -309,6 +317,9 @@ class Worker:
             if unknown:
                 raise UsageError(f"no tensor {unknown[0]!r} is registered", hint=f"there are {', '.join(self._names[:8])}")
             return [gradients.get(name) for name in self._names]
+        if not hasattr(gradients, "__len__"):
+            raise UsageError(f"the gradients are a {type(gradients).__name__}",
+                             hint='give arrays by name, {"w": array}, or a list in the order of registration')
         if len(gradients) != len(self._names):
             raise UsageError(f"{len(gradients)} gradients for {len(self._names)} tensors", hint="give one for each, or None")
         return gradients
@@ -627,7 +638,19 @@ def _wait_ms(timeout: Timeout) -> int:
 
 
 def _bytes(text: str | os.PathLike[str] | None) -> bytes | None:
-    return None if text is None else os.fsencode(text)
+    try:
+        return None if text is None else os.fsencode(text)
+    except TypeError:
+        raise UsageError(f"an argument is {text!r:.60}", hint="names, keys and files are texts or paths") from None
+
+
+def _id(worker: Any) -> int:
+    """A worker's id for the library, from 1; 0: any."""
+    if worker is None:
+        return 0
+    if isinstance(worker, bool) or not isinstance(worker, (int, np.integer)) or worker < 0:
+        raise UsageError(f"worker is {worker!r:.60}", hint="give this worker's number, from 0, or leave it out to get a free one")
+    return int(worker) + 1
 
 
 def connect(join: str | None = None, *, job: str | None = None, worker: int | None = None, name: str | None = None,
@@ -649,7 +672,7 @@ def connect(join: str | None = None, *, job: str | None = None, worker: int | No
     """
     handle = _Handle(join)
     config = capi.Config(size=sizeof(capi.Config), join=address(join), job=_bytes(job), name=_bytes(name),
-                         worker=0 if worker is None else worker + 1,
+                         worker=_id(worker),
                          join_timeout_ms=_ms(join_timeout), log=handle.log,
                          key=_bytes(key), server_public=_bytes(server_public), insecure=insecure,
                          cluster_file=_bytes(cluster_file), recipe=_bytes(recipe), rows=rows, job_file=_bytes(job_file),
