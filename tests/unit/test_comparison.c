@@ -280,6 +280,11 @@ Test(comparison, rules_are_named_once_and_swept_by_factors)
     begin("sgd; adam(lr=1", "--compare-seeds=2");
     cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
     cr_expect_not_null(strstr(err.text, "put a rule with a comma in quotes"), "%s", err.text);
+    begin("sgd; adam", "--sync-mode=asp");
+    cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
+    cr_expect_str_eq(err.text,
+                     "in asp, 2 workers get other rows in each run, because none waits for the others, so rules cannot be "
+                     "compared; set workers.min to 1, or sync.mode to bsp");
     begin("", "--compare-seeds=2");
     cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
     cr_expect_not_null(strstr(err.text, "nothing to compare"), "%s", err.text);

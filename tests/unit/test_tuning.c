@@ -87,7 +87,7 @@ static size_t has(const psd_comparison_t *round, size_t named, double factor)
     return n;
 }
 
-Test(tuning, rounds_keep_a_third_of_the_rates_and_train_longer_and_two_are_trained_whole)
+Test(tuning, rounds_keep_a_third_of_the_rates_and_train_longer_and_the_best_and_the_next_lower_are_trained_whole)
 {
     bool done;
     cr_assert_eq(begin("0.01,0.03,0.1,0.3,1,3,10,30,100"), PSD_OK, "%s", err.text);
@@ -115,7 +115,7 @@ Test(tuning, rounds_keep_a_third_of_the_rates_and_train_longer_and_two_are_train
     const psd_comparison_t *last = psd_tuning_now(&tuning);
     cr_expect_eq(last->n, 4);
     cr_expect_eq(last->share, 1);
-    cr_expect(has(last, 0, 10) && has(last, 1, 1));
+    cr_expect(has(last, 0, 10) && has(last, 0, 3) && has(last, 1, 1) && has(last, 1, 0.3));
     steps += 4;
     cr_expect_lt(steps, 0.985 * 18 / 3, "a third of the whole grid's, with room for runs that end at a whole step");
     fill(10, 0.001);
@@ -123,6 +123,42 @@ Test(tuning, rounds_keep_a_third_of_the_rates_and_train_longer_and_two_are_train
     cr_expect(done);
     cr_assert_not_null(psd_tuning_choice(&tuning));
     cr_expect(psd_tuning_choice(&tuning)->is_best_of_sweep);
+}
+
+/* The contender of a rule with this factor. */
+static psd_contender_t *find(psd_comparison_t *round, size_t named, double factor)
+{
+    for (size_t c = 0; c < round->n; c++)
+        if (round->contender[c].named == named && round->contender[c].factor == factor)
+            return &round->contender[c];
+    return NULL;
+}
+
+Test(tuning, a_rate_that_was_cut_is_trained_whole_if_it_is_the_next_below_the_best_unless_it_has_diverged)
+{
+    bool done;
+    char what[PSD_CELL];
+    cr_assert_eq(begin("0.01,0.03,0.1,0.3,1,3,10,30,100"), PSD_OK, "%s", err.text);
+    fill_ranges(0.001, INFINITY);
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    fill(30, 0.001);
+    for (unsigned s = 0; s < 2; s++)
+        find(psd_tuning_now(&tuning), 1, 0.1)->outcome[s].diverged = true;
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    cr_expect(has(psd_tuning_now(&tuning), 0, 10) && !has(psd_tuning_now(&tuning), 0, 3));
+    cr_expect(has(psd_tuning_now(&tuning), 1, 0.3) && has(psd_tuning_now(&tuning), 1, 3));
+    fill(10, 0.001);
+    for (unsigned s = 0; s < 2; s++)
+        find(psd_tuning_now(&tuning), 1, 0.3)->outcome[s].held = 1; /* the rate below it has diverged */
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    psd_comparison_t *last = psd_tuning_now(&tuning);
+    cr_expect_eq(last->n, 4);
+    cr_expect(has(last, 0, 10) && has(last, 0, 3), "3 was cut");
+    cr_expect(has(last, 1, 0.3) && has(last, 1, 1), "the second best of adam");
+    psd_tuning_describe(&tuning, 0, (size_t)(find(&tuning.round[0], 0, 3) - tuning.round[0].contender), what);
+    cr_expect_str_eq(what, "kept for the last round: next below the best");
+    psd_tuning_describe(&tuning, 0, (size_t)(find(&tuning.round[0], 1, 0.1) - tuning.round[0].contender), what);
+    cr_expect_str_eq(what, "cut: diverged");
 }
 
 Test(tuning, rates_that_do_nothing_or_diverge_in_the_range_test_are_not_trained_and_it_is_said_why)

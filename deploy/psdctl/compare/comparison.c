@@ -8,6 +8,7 @@
 
 #include "common/config/number.h"
 #include "proto/message.h"
+#include "server/core/mode.h"
 
 /* -- rules and rates -------------------------------------------------------------------------------------- */
 
@@ -73,6 +74,17 @@ static int add_contender(psd_comparison_t *self, const psd_contender_t *model, p
     return PSD_OK;
 }
 
+/* Runs are compared on the same rows. Where workers do not wait for each other, the rows of one depend on when another ends. */
+static int refuse_other_rows(const psd_comparison_t *self, psd_err_t *err)
+{
+    if (self->n_workers == 1 || psd_mode_has_rounds(psd_mode_find(psd_options_string(self->options, PSD_OPT_sync_mode))))
+        return PSD_OK;
+    return psd_err_set(err, PSD_ECONFIG,
+                       "in asp, %u workers get other rows in each run, because none waits for the others, so rules cannot be "
+                       "compared; set workers.min to 1, or sync.mode to bsp",
+                       self->n_workers);
+}
+
 int psd_comparison_begin(psd_comparison_t *self, const psd_options_t *options, psd_err_t *err)
 {
     const int64_t least = psd_options_int(options, PSD_OPT_workers_min), want = psd_options_int(options, PSD_OPT_workers_want);
@@ -104,7 +116,7 @@ int psd_comparison_begin(psd_comparison_t *self, const psd_options_t *options, p
                            "compare: {optimizers: [...]}");
     if (!(self->contender = calloc(n_rules * n_factors, sizeof *self->contender)))
         return psd_err_set(err, PSD_ENOMEM, "no memory for a comparison");
-    int rc = PSD_OK;
+    int rc = refuse_other_rows(self, err);
     for (size_t i = 0; !rc && i < n_rules; i++) {
         psd_contender_t model = { .named = i };
         rc = read_rule(self, i, rule[i], &model.rule, err);

@@ -212,6 +212,48 @@ static size_t rates_of(const psd_comparison_t *round, size_t named)
     return n;
 }
 
+/* The contender of round `r` with this rule and rate; NULL: that round has none. */
+static const psd_contender_t *in_round(const psd_tuning_t *self, size_t r, const psd_contender_t *one)
+{
+    for (size_t c = 0; r < self->n_begun && c < self->round[r].n; c++)
+        if (!strcmp(self->round[r].contender[c].name, one->name))
+            return &self->round[r].contender[c];
+    return NULL;
+}
+
+/* The contender of the first round with the next lower rate, if it is worth training: it did not diverge or fail there. */
+static const psd_contender_t *next_lower(const psd_tuning_t *self, const psd_contender_t *one)
+{
+    const psd_contender_t *found = NULL;
+    for (size_t c = 0; c < self->round[0].n; c++) {
+        const psd_contender_t *other = &self->round[0].contender[c];
+        if (other->named == one->named && other->factor < one->factor && (!found || other->factor > found->factor))
+            found = other;
+    }
+    return found && (found->final.n || found->n_untrained) ? found : NULL;
+}
+
+/* The contender of the present round with this place among the rates of the rule. */
+static const psd_contender_t *placed(const psd_comparison_t *now, size_t named, size_t place)
+{
+    for (size_t c = 0; c < now->n; c++)
+        if (now->contender[c].named == named && psd_comparison_place(now, c) == place)
+            return &now->contender[c];
+    return NULL;
+}
+
+static void keep_for_the_last_round(const psd_tuning_t *self, const psd_comparison_t *now, bool *keep)
+{
+    for (size_t i = 0; i < self->n_rules; i++) {
+        const psd_contender_t *best = placed(now, i, 1), *lower = next_lower(self, best),
+                              *other = lower ? lower : placed(now, i, 2);
+        for (size_t c = 0; c < self->round[0].n; c++) {
+            const psd_contender_t *one = &self->round[0].contender[c];
+            keep[c] |= !strcmp(one->name, best->name) || !strcmp(one->name, other->name);
+        }
+    }
+}
+
 int psd_tuning_next(psd_tuning_t *self, bool *done, psd_err_t *err)
 {
     psd_comparison_t *now = psd_tuning_now(self);
@@ -222,13 +264,17 @@ int psd_tuning_next(psd_tuning_t *self, bool *done, psd_err_t *err)
     *done = self->n_begun == self->n_rounds;
     if (rc || *done)
         return rc;
-    bool *keep = calloc(now->n, sizeof *keep);
+    const bool is_last = self->n_begun + 1 == self->n_rounds;
+    bool *keep = calloc(self->grid.n, sizeof *keep);
     size_t n_kept = self->n_rates;
     for (size_t r = 0; r < self->n_begun; r++)
         n_kept = fewer(n_kept);
-    for (size_t c = 0; keep && c < now->n; c++)
+    for (size_t c = 0; keep && !is_last && c < now->n; c++)
         keep[c] = psd_comparison_place(now, c) <= n_kept;
-    rc = keep ? begin_round(self, now, keep, err) : psd_err_set(err, PSD_ENOMEM, "no memory for a search");
+    if (keep && is_last)
+        keep_for_the_last_round(self, now, keep);
+    rc = keep ? begin_round(self, is_last ? &self->round[0] : now, keep, err)
+              : psd_err_set(err, PSD_ENOMEM, "no memory for a search");
     free(keep);
     return rc;
 }
@@ -239,15 +285,6 @@ const psd_contender_t *psd_tuning_choice(const psd_tuning_t *self)
     return self->n_begun == self->n_rounds && last->n && last->contender[0].final.n ? &last->contender[0] : NULL;
 }
 
-/* The contender of a later round with this rule and rate; NULL: it was cut. */
-static const psd_contender_t *later(const psd_tuning_t *self, size_t r, const psd_contender_t *one)
-{
-    for (size_t c = 0; r < self->n_begun && c < self->round[r].n; c++)
-        if (!strcmp(self->round[r].contender[c].name, one->name))
-            return &self->round[r].contender[c];
-    return NULL;
-}
-
 bool psd_tuning_overlaps(const psd_tuning_t *self, size_t r, size_t c)
 {
     const psd_comparison_t *round = &self->round[r], *last = &self->round[self->n_rounds - 1];
@@ -255,7 +292,7 @@ bool psd_tuning_overlaps(const psd_tuning_t *self, size_t r, size_t c)
     for (size_t k = 0; k < last->n; k++) {
         if (last->contender[k].named != round->contender[c].named || !last->contender[k].is_best_of_sweep)
             continue;
-        const psd_contender_t *chosen = later(self, r, &last->contender[k]);
+        const psd_contender_t *chosen = in_round(self, r, &last->contender[k]);
         const psd_spread_t *of = chosen ? psd_contender_chosen_by(chosen) : NULL;
         if (of && of->n && cut->n && cut->least <= of->most && of->least <= cut->most)
             return true;
@@ -268,8 +305,10 @@ void psd_tuning_describe(const psd_tuning_t *self, size_t r, size_t c, char out[
     const psd_comparison_t *round = &self->round[r];
     const psd_contender_t *one = &round->contender[c];
     const char *failure = psd_contender_failure(one);
-    if (later(self, r + 1, one) || r + 1 == self->n_rounds)
+    if (in_round(self, r + 1, one) || r + 1 == self->n_rounds)
         snprintf(out, PSD_CELL, "kept");
+    else if (in_round(self, self->n_rounds - 1, one))
+        snprintf(out, PSD_CELL, "kept for the last round: next below the best");
     else if (failure)
         snprintf(out, PSD_CELL, "cut: %s", failure);
     else
@@ -281,7 +320,7 @@ void psd_tuning_describe_cut(const psd_tuning_t *self, size_t c, char out[PSD_CE
     const psd_contender_t *one = &self->grid.contender[c];
     const psd_range_found_t *found = &self->rule[one->named].found;
     *out = '\0';
-    if (!self->n_begun || later(self, 0, one))
+    if (!self->n_begun || in_round(self, 0, one))
         return;
     if (psd_rule_lr(&one->rule) < found->falls_from)
         snprintf(out, PSD_CELL, "cut by the range test: the loss falls only from %.2g on", found->falls_from);
