@@ -2,64 +2,38 @@
  * comparison's directory; started again with the same directory, it continues from there. */
 #include "deploy/psdctl/verb.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "common/system/durable.h"
 #include "deploy/psdctl/compare/comparison.h"
-#include "deploy/psdctl/run/place.h"
-#include "deploy/psdctl/compare/settings.h"
+#include "deploy/psdctl/compare/study.h"
 #include "deploy/psdctl/compare/trials.h"
 
 typedef struct compare {
-    const psd_options_t *options;
+    psd_study_t study;
     psd_comparison_t comparison;
-    char directory[PSD_PLACE_DIRECTORY];
-    int lock;  /* holds the lock on the directory; -1: not locked yet */
     bool json; /* the result goes to stdout as JSON */
 } compare_t;
 
 /* -- the end ----------------------------------------------------------------------------------------------- */
 
-/* Write a file of the directory atomically. */
-static int write_file(const compare_t *self, const char *name, bool (*write)(const compare_t *self, FILE *out), psd_err_t *err)
-{
-    char path[PATH_MAX], *text = NULL;
-    size_t n = 0;
-    snprintf(path, sizeof path, "%s/%s", self->directory, name);
-    FILE *file = open_memstream(&text, &n);
-    bool good = file && write(self, file);
-    good = file && fclose(file) == 0 && good;
-    const int rc = good ? psd_durable_put(path, text, n, err) : psd_err_set(err, PSD_ENOMEM, "no memory to write %s", path);
-    free(text);
-    return rc;
-}
+static bool write_json(const void *comparison, FILE *out) { return psd_study_print_json(psd_comparison_json(comparison), out); }
 
-static bool write_json(const compare_t *self, FILE *out)
-{
-    json_t *json = psd_comparison_json(&self->comparison);
-    const bool good = json && json_dumpf(json, out, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0 && fputc('\n', out) > 0;
-    json_decref(json);
-    return good;
-}
-
-static bool write_page(const compare_t *self, FILE *out) { return psd_comparison_page(&self->comparison, NULL, out); }
+static bool write_page(const void *comparison, FILE *out) { return psd_comparison_page(comparison, NULL, out); }
 
 static int conclude(compare_t *self, psd_err_t *err)
 {
     int rc = psd_comparison_judge(&self->comparison, err);
-    rc = rc ? rc : write_file(self, "compare.json", write_json, err);
-    rc = rc ? rc : write_file(self, "report.html", write_page, err);
+    rc = rc ? rc : psd_study_write(&self->study, "compare.json", write_json, &self->comparison, err);
+    rc = rc ? rc : psd_study_write(&self->study, "report.html", write_page, &self->comparison, err);
     if (rc)
         return rc;
     if (self->json)
-        write_json(self, stdout);
+        write_json(&self->comparison, stdout);
     else
         psd_comparison_print(&self->comparison, stdout);
     if (!self->json)
-        printf("kept in %s: report.html, compare.json\n", self->directory);
+        printf("kept in %s: report.html, compare.json\n", self->study.directory);
     return PSD_OK;
 }
 
@@ -146,39 +120,35 @@ static bool asks_for_help(int argc, char **argv)
     return false;
 }
 
-static int load(compare_t *self, psd_options_t *options, int argc, char **argv, psd_err_t *err)
+static int load(compare_t *self, int argc, char **argv, psd_err_t *err)
 {
+    psd_options_t *options = self->study.options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
     char **words = calloc((size_t)argc + 1, sizeof *words);
-    int n = 0, rc = words ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for the command line");
+    int n = 0, rc = options && words ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for the command line");
     rc = rc ? rc : translate(self, argc, argv, words, &n, err);
     rc = rc ? rc : psd_options_load(options, n, words, err);
-    for (int i = 1; i < n; i++)
+    for (int i = 0; i < n; i++)
         free(words[i]);
-    if (n)
-        free(words[0]);
     free(words);
+    if (rc < 0 && options && *psd_options_complaints(options))
+        snprintf(err->text, sizeof err->text, "%s", psd_options_complaints(options));
     return rc;
-}
-
-static int prepare(compare_t *self, psd_err_t *err)
-{
-    const int rc = psd_comparison_begin(&self->comparison, self->options, err);
-    return rc ? rc : psd_settings_hold(self->options, "-compare", self->directory, &self->lock, err);
 }
 
 /* The exit code of the runs, or of the failure before the first run. */
 static int run_all(compare_t *self, int *code, psd_err_t *err)
 {
     psd_trials_t trials;
-    int rc = prepare(self, err);
-    rc = rc ? rc : psd_trials_run("compare", self->options, &self->comparison, self->directory, &trials, err);
+    psd_study_t *study = &self->study;
+    int rc = psd_comparison_begin(&self->comparison, study->options, err);
+    rc = rc ? rc : psd_study_hold(study, err);
+    rc = rc ? rc : psd_trials_run(study->verb, study->options, &self->comparison, study->directory, &trials, err);
     if (rc)
         return rc;
     *code = trials.code;
     if (!trials.stopped)
         return conclude(self, err);
-    fprintf(stderr, "psdctl compare: %zu of %zu runs are kept; continue with --run-dir=%s\n", trials.n_kept, trials.n,
-            self->directory);
+    psd_study_say_kept(study, &trials, "");
     return PSD_OK;
 }
 
@@ -188,22 +158,11 @@ static int run(const psd_args_t *args)
     int code = 0;
     if (asks_for_help(args->argc, args->argv))
         return psd_verb_help(stdout, args->verb), 0;
-    psd_options_t *options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
-    if (!options)
-        return psd_err_exit_code(PSD_ENOMEM);
-    compare_t self = { .options = options, .lock = -1 };
-    int rc = load(&self, options, args->argc, args->argv, &err);
-    if (rc < 0 && *psd_options_complaints(options))
-        snprintf(err.text, sizeof err.text, "%s", psd_options_complaints(options));
-    if (rc == PSD_OK)
-        rc = run_all(&self, &code, &err);
-    if (rc < 0)
-        fprintf(stderr, "psdctl compare: %s\n", err.text);
+    compare_t self = { .study = { .verb = "compare", .lock = -1 } };
+    int rc = load(&self, args->argc, args->argv, &err);
+    rc = rc ? rc : run_all(&self, &code, &err);
     psd_comparison_clear(&self.comparison);
-    if (self.lock >= 0)
-        close(self.lock);
-    psd_options_destroy(&options);
-    return rc < 0 ? psd_err_exit_code(rc) : code;
+    return psd_study_end(&self.study, rc, code, &err);
 }
 
 const psd_verb_t psd_verb_compare = {

@@ -4,35 +4,28 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "common/system/durable.h"
 #include "common/system/json.h"
 #include "deploy/psdctl/compare/settings.h"
+#include "deploy/psdctl/compare/study.h"
 #include "deploy/psdctl/compare/trials.h"
 #include "deploy/psdctl/compare/tuning.h"
-#include "deploy/psdctl/run/place.h"
 
 #define GRID "0.01,0.03,0.1,0.3,1,3,10,30,100" /* the factors if the job has none */
 
 typedef struct tune {
-    const psd_options_t *options;
+    psd_study_t study;
     psd_tuning_t tuning;
-    char directory[PSD_PLACE_DIRECTORY];
-    int lock; /* holds the lock on the directory; -1: not locked yet */
 } tune_t;
 
 /* ---- Results ---- */
 
-static bool write_json(const tune_t *self, FILE *out)
+static bool write_json(const void *self, FILE *out)
 {
-    json_t *json = psd_tuning_json(&self->tuning);
-    const bool good = json && json_dumpf(json, out, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0 && fputc('\n', out) > 0;
-    json_decref(json);
-    return good;
+    return psd_study_print_json(psd_tuning_json(&((const tune_t *)self)->tuning), out);
 }
 
-static bool write_page(const tune_t *self, FILE *out) { return psd_tuning_page(&self->tuning, out); }
+static bool write_page(const void *self, FILE *out) { return psd_tuning_page(&((const tune_t *)self)->tuning, out); }
 
 /* Write a value, or an item of a list: numbers unchanged, all else in quotes. */
 static void write_item(const psd_option_t *row, const char *text, FILE *out)
@@ -70,16 +63,18 @@ static void write_value(const psd_option_t *row, const char *text, FILE *out)
 
 /* Write the job file with the chosen rule: all its options, except those of the search, of a single run and of the terminal. It lies in
  * another directory than the job's own file, so its paths are absolute. */
-static bool write_job(const tune_t *self, FILE *out)
+static bool write_job(const void *of, FILE *out)
 {
+    const tune_t *self = of;
+    const psd_options_t *options = self->study.options;
     const psd_contender_t *choice = psd_tuning_choice(&self->tuning);
     const psd_option_t *row;
     for (size_t i = 0; choice && (row = psd_option_at(i)); i++) {
         const psd_option_id_t id = psd_option_id(row);
-        if (id != PSD_OPT_optimizer && (!strcmp(psd_options_origin(self->options, id), "default") ||
-                                        !strncmp(row->key, "compare.", 8) || id == PSD_OPT_run_dir || id == PSD_OPT_progress))
+        if (id != PSD_OPT_optimizer && (!strcmp(psd_options_origin(options, id), "default") || !strncmp(row->key, "compare.", 8) ||
+                                        id == PSD_OPT_run_dir || id == PSD_OPT_progress))
             continue;
-        char *text = psd_settings_from_anywhere(row, id == PSD_OPT_optimizer ? choice->name : psd_options_text(self->options, id));
+        char *text = psd_settings_from_anywhere(row, id == PSD_OPT_optimizer ? choice->name : psd_options_text(options, id));
         if (!text)
             return false;
         write_value(row, text, out);
@@ -88,25 +83,12 @@ static bool write_job(const tune_t *self, FILE *out)
     return choice != NULL;
 }
 
-static int write_file(const tune_t *self, const char *name, bool (*write)(const tune_t *self, FILE *out), psd_err_t *err)
-{
-    char path[PATH_MAX], *text = NULL;
-    size_t n = 0;
-    snprintf(path, sizeof path, "%s/%s", self->directory, name);
-    FILE *file = open_memstream(&text, &n);
-    bool good = file && write(self, file);
-    good = file && fclose(file) == 0 && good;
-    const int rc = good ? psd_durable_put(path, text, n, err) : psd_err_set(err, PSD_ENOMEM, "no memory to write %s", path);
-    free(text);
-    return rc;
-}
-
 static int conclude(const tune_t *self, psd_err_t *err)
 {
     const psd_contender_t *choice = psd_tuning_choice(&self->tuning);
-    int rc = write_file(self, "tune.json", write_json, err);
-    rc = rc ? rc : write_file(self, "report.html", write_page, err);
-    rc = rc || !choice ? rc : write_file(self, "tuned.yaml", write_job, err);
+    int rc = psd_study_write(&self->study, "tune.json", write_json, self, err);
+    rc = rc ? rc : psd_study_write(&self->study, "report.html", write_page, self, err);
+    rc = rc || !choice ? rc : psd_study_write(&self->study, "tuned.yaml", write_job, self, err);
     if (rc)
         return rc;
     psd_tuning_print_cuts(&self->tuning, stdout);
@@ -114,35 +96,30 @@ static int conclude(const tune_t *self, psd_err_t *err)
     psd_comparison_print(&self->tuning.round[self->tuning.n_rounds - 1], stdout);
     if (!choice)
         return psd_err_set(err, PSD_EDIVERGED, "no rule succeeded at any rate; widen --lr-sweep, or train for longer");
-    printf("chosen: %s; %s/tuned.yaml is the job with it\n", choice->label, self->directory);
-    printf("kept in %s: report.html, tune.json\n", self->directory);
+    printf("chosen: %s; %s/tuned.yaml is the job with it\n", choice->label, self->study.directory);
+    printf("kept in %s: report.html, tune.json\n", self->study.directory);
     return PSD_OK;
 }
 
 /* ---- The search ---- */
 
-static int prepare(tune_t *self, psd_err_t *err)
-{
-    const int rc = psd_tuning_begin(&self->tuning, self->options, err);
-    return rc ? rc : psd_settings_hold(self->options, "-tune", self->directory, &self->lock, err);
-}
-
 static int search(tune_t *self, int *code, psd_err_t *err)
 {
+    psd_study_t *study = &self->study;
     bool done = false;
-    int rc = prepare(self, err);
+    int rc = psd_tuning_begin(&self->tuning, study->options, err);
+    rc = rc ? rc : psd_study_hold(study, err);
     while (!rc && !done) {
         psd_trials_t trials;
         char what[32];
         const size_t round = self->tuning.n_begun;
-        rc = psd_trials_run("tune", self->options, psd_tuning_now(&self->tuning), self->directory, &trials, err);
+        rc = psd_trials_run(study->verb, study->options, psd_tuning_now(&self->tuning), study->directory, &trials, err);
         if (rc)
             break;
         if (trials.stopped) {
             *code = trials.code;
             snprintf(what, sizeof what, round ? "round %zu" : "the range tests", round);
-            fprintf(stderr, "psdctl tune: %zu of %zu runs of %s are kept; continue with --run-dir=%s\n", trials.n_kept, trials.n,
-                    what, self->directory);
+            psd_study_say_kept(study, &trials, what);
             return PSD_OK;
         }
         *code = *code ? *code : trials.code;
@@ -207,18 +184,11 @@ static int run(const psd_args_t *args)
 {
     psd_err_t err = { 0 };
     int code = 0;
-    psd_options_t *options = NULL;
-    int rc = load(&options, args, &err);
-    tune_t self = { .options = options, .lock = -1 };
-    if (rc == PSD_OK)
-        rc = search(&self, &code, &err);
-    if (rc < 0)
-        fprintf(stderr, "psdctl tune: %s\n", err.text);
+    tune_t self = { .study = { .verb = "tune", .lock = -1 } };
+    int rc = load(&self.study.options, args, &err);
+    rc = rc ? rc : search(&self, &code, &err);
     psd_tuning_clear(&self.tuning);
-    if (self.lock >= 0)
-        close(self.lock);
-    psd_options_destroy(&options);
-    return rc < 0 ? psd_err_exit_code(rc) : code;
+    return psd_study_end(&self.study, rc, code, &err);
 }
 
 const psd_verb_t psd_verb_tune = {
