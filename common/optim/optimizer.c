@@ -207,26 +207,27 @@ static void find_slots(const psd_rule_t *rule, float *const *slot, size_t from, 
 /* So many elements of eight arrays fit the smallest first-level cache: a sync finds there what the step wrote. */
 enum { BLOCK = 1024 };
 
-/* The step that weights 0 would make: `z`, along `g`, which becomes the gradient with its decay; s->slot move on. */
-static void step_from_zero(const psd_isa_t *isa, const psd_rule_t *rule, const psd_plan_t *plan, psd_step_t *s, float z[BLOCK],
-                           float g[BLOCK])
+/* The step that weights 0 would make: `z`; s->slot move on. Returns the gradient along which it goes: with its decay, in `decayed`, or
+ * as it is. */
+static const float *step_from_zero(const psd_isa_t *isa, const psd_rule_t *rule, const psd_plan_t *plan, const psd_step_t *s,
+                                   float z[BLOCK], float decayed[BLOCK])
 {
-    memset(z, 0, s->n * sizeof *z);
-    if (plan->l2 > 0)
-        isa->cautious_gradient(g, s->g, s->w, plan->l2, s->n);
-    else
-        memcpy(g, s->g, s->n * sizeof *g);
     psd_step_t from_zero = *s;
+    if (plan->l2 > 0) {
+        isa->cautious_gradient(decayed, s->g, s->w, plan->l2, s->n);
+        from_zero.g = decayed;
+    }
+    memset(z, 0, s->n * sizeof *z);
     from_zero.w = z;
-    from_zero.g = g;
     isa->optimizers[row_of(rule)]->step(&from_zero);
+    return from_zero.g;
 }
 
 /* How many of n elements step along their gradient, and n. */
 static void count_agreement(const psd_rule_t *rule, const psd_plan_t *plan, psd_step_t *s, double *sum)
 {
     const psd_isa_t *isa = psd_isa_active();
-    float z[BLOCK], g[BLOCK], kept[PSD_MAX_SLOTS][BLOCK];
+    float z[BLOCK], decayed[BLOCK], kept[PSD_MAX_SLOTS][BLOCK];
     const size_t all = s->n;
     psd_step_t part = *s;
     for (size_t from = 0; from < all; from += part.n) {
@@ -238,7 +239,7 @@ static void count_agreement(const psd_rule_t *rule, const psd_plan_t *plan, psd_
             if (s->slot[i])
                 memcpy(kept[i], s->slot[i] + from, part.n * sizeof(float));
         }
-        step_from_zero(isa, rule, plan, &part, z, g);
+        const float *g = step_from_zero(isa, rule, plan, &part, z, decayed);
         sum[0] += (double)isa->cautious_count(z, g, part.n);
         sum[1] += (double)part.n;
     }
@@ -248,13 +249,13 @@ void psd_rule_apply(const psd_rule_t *rule, const psd_plan_t *plan, float *w, fl
 {
     const psd_isa_t *isa = psd_isa_active();
     const size_t row = row_of(rule), stride = !rule->opt->whole && (plan->sync || rule->cautious) ? BLOCK : n;
-    float z[BLOCK], along[BLOCK];
+    float z[BLOCK], decayed[BLOCK];
     for (size_t from = 0; from < n; from += stride) {
         const size_t count = n - from < stride ? n - from : stride;
         psd_step_t s = { .n = count, .w = w + from, .g = g + from, .coef = plan->coef, .shape = &plan->shape };
         find_slots(rule, slot, from, &s);
         if (rule->cautious) {
-            step_from_zero(isa, rule, plan, &s, z, along);
+            const float *along = step_from_zero(isa, rule, plan, &s, z, decayed);
             isa->cautious_step(s.w, z, along, plan->keep, plan->factor, count);
         } else {
             isa->optimizers[row]->step(&s);

@@ -1,7 +1,7 @@
 /* bench_kernels.c - measures how close to the speed of memory each optimizer runs, on one thread. A step of 16 Mi parameters, chunk
- * by chunk as a server makes it, against a loop that scales as many bytes in place, in turns; the table gives the median of the
- * ratios. The rate on a block that fits into the first-level cache shows the limit of the arithmetic. Usage: bench_kernels [--isa
- * NAME] [--rounds N] [RULE...] */
+ * by chunk as a server makes it, with the pass that measures before it if the rule has one, against a loop that scales as many bytes
+ * in place, in turns; the table gives the median of the ratios. The rate on a block that fits into the first-level cache shows the
+ * limit of the arithmetic. Usage: bench_kernels [--isa NAME] [--rounds N] [RULE...] */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,6 +92,35 @@ static double slot_bytes(const psd_rule_t *rule)
     return bytes;
 }
 
+/* Bytes per element that a rule reads in the pass that measures, before the pass that steps: the gradient and what it needs of
+ * weights and state; a cautious rule the gradient and its state. */
+static double measured_bytes(const psd_rule_t *rule)
+{
+    static const struct {
+        const char *rule;
+        double bytes;
+    } of[] = { { "lars", 8 }, { "lamb", 16 }, { "prodigy", 16 } };
+    if (rule->cautious)
+        return 4 + slot_bytes(rule) / 2;
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
+        if (strcmp(of[i].rule, rule->opt->name) == 0)
+            return of[i].bytes;
+    return 0;
+}
+
+/* Measure, if the rule does, as a server does before the step. */
+static void prepare(bench_t *self, psd_plan_t *plan, size_t n, size_t chunk)
+{
+    double sum[PSD_MAX_SUMS] = { 0 };
+    for (size_t from = 0; from < n; from += chunk) {
+        float *slot[PSD_MAX_SLOTS];
+        for (int i = 0; i < self->rule.n_slots; i++)
+            slot[i] = self->slot[i] + from;
+        psd_rule_measure(&self->rule, plan, self->w + from, slot, self->g + from, chunk, sum);
+    }
+    psd_rule_settle(&self->rule, psd_rule_lr(&self->rule), sum, &self->state, plan);
+}
+
 static void update(bench_t *self, size_t n, size_t chunk)
 {
     psd_plan_t plan = psd_rule_plan(&self->rule, &self->state, psd_rule_lr(&self->rule));
@@ -99,6 +128,8 @@ static void update(bench_t *self, size_t n, size_t chunk)
         plan.shape = shape_of(n);
         chunk = n;
     }
+    if (psd_rule_n_sums(&self->rule))
+        prepare(self, &plan, n, chunk);
     for (size_t from = 0; from < n; from += chunk) {
         float *slot[PSD_MAX_SLOTS];
         for (int i = 0; i < self->rule.n_slots; i++)
@@ -125,7 +156,7 @@ static void begin(bench_t *self, const char *spec)
     const bool lookahead = self->rule.lookahead;
     self->updates = lookahead ? (int)self->rule.k : 1;
     /* The gradient is read; weights and state are read and written; slow weights at a sync only. */
-    self->bytes = 4 + 8 + slot_bytes(&self->rule) + (lookahead ? 8.0 / self->rule.k : 0.0);
+    self->bytes = 4 + 8 + slot_bytes(&self->rule) + measured_bytes(&self->rule) + (lookahead ? 8.0 / self->rule.k : 0.0);
 }
 
 /* Updates of a block in the first-level cache: parameters per second. */
@@ -162,8 +193,8 @@ static void measure(const char *spec, int rounds)
         const double n = (double)self.n, bytes = self.bytes * n * self.updates;
         const double span = self.bytes < 8.0 ? 8.0 * n : self.bytes * n;
         double start = now_s();
-        for (int i = 0; i < self.updates; i++)
-            scale((size_t)(span / 2));
+        for (int i = 0; i < 2 * self.updates; i++)
+            scale((size_t)(span / 4));
         const double scaled = span * self.updates / (now_s() - start);
         start = now_s();
         for (int i = 0; i < self.updates; i++)
@@ -196,8 +227,9 @@ static const psd_usage_t usage = { .name = "bench_kernels",
 
 int main(int argc, char **argv)
 {
-    static const char *const wrapped[] = { "lookahead(adam, k=5)", "lookahead(radam, k=5)", "adam(amsgrad=1)",
-                                           "rmsprop(centered=1, momentum=0.9)" };
+    static const char *const wrapped[] = { "lookahead(adam, k=5)", "lookahead(radam, k=5)",
+                                           "adam(amsgrad=1)",      "rmsprop(centered=1, momentum=0.9)",
+                                           "cautious(adamw)",      "cautious(lion)" };
     const psd_given_t *given = psd_usage_read_or_exit(&usage, argc, argv);
     const int rounds = (int)given->value[ROUNDS].i;
     psd_err_t err;

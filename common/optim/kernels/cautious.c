@@ -6,8 +6,11 @@
  * weights' (keep). Signs are compared, for products of faint numbers are 0 in float. */
 #include "common/optim/kernels/around.h"
 
-/* Whether weight 0 went to z along gradient g by going down it. */
-static inline bool agrees(float z, float g) { return (z < 0.0f && g > 0.0f) || (z > 0.0f && g < 0.0f); }
+/* Whether weight 0 went to z along gradient g by going down it: 1 or 0. Without branches, which gcc would not vectorise. */
+static inline uint32_t agrees(float z, float g)
+{
+    return (uint32_t)(((z < 0.0f) & (g > 0.0f)) | ((z > 0.0f) & (g < 0.0f)));
+}
 
 void PSD_PER_ISA(psd_cautious_gradient)(float *restrict out, const float *restrict g, const float *restrict w, float l2, size_t n)
 {
@@ -26,7 +29,8 @@ void PSD_PER_ISA(psd_cautious_step)(float *restrict w, const float *restrict z, 
 
 size_t PSD_PER_ISA(psd_cautious_count)(const float *restrict z, const float *restrict g, size_t n)
 {
-    size_t count = 0;
+    uint32_t count = 0; /* of at most a block's elements */
+    PSD_VECTOR
     for (size_t i = 0; i < n; i++)
         count += agrees(z[i], g[i]);
     return count;
