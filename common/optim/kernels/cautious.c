@@ -7,10 +7,7 @@
 #include "common/optim/kernels/around.h"
 
 /* Whether weight 0 went to z along gradient g by going down it: 1 or 0. Without branches, which gcc would not vectorise. */
-static inline uint32_t agrees(float z, float g)
-{
-    return (uint32_t)(((z < 0.0f) & (g > 0.0f)) | ((z > 0.0f) & (g < 0.0f)));
-}
+static inline uint32_t agrees(float z, float g) { return (uint32_t)(((z < 0.0f) & (g > 0.0f)) | ((z > 0.0f) & (g < 0.0f))); }
 
 void PSD_PER_ISA(psd_cautious_gradient)(float *restrict out, const float *restrict g, const float *restrict w, float l2, size_t n)
 {
