@@ -97,7 +97,8 @@ grep -q '^range .*prodigy.* no range test: it finds its own rate$' said || fail 
 grep -q '^range .*muon.* no range test: some tensors have a rate of their own$' said || fail "muon: $(cat said)"
 [ "$(grep -c '^1 .*prodigy' said) $(grep -c '^1 .*muon' said)" = '4 4' ] || fail "not all rates are trained: $(cat said)"
 chosen=$(sed -n 's/^ "choice": "\(.*\)",$/\1/p' own/tune.json)
-"$bin/psdctl" config show own/tuned.yaml | grep -qF "optimizer = $chosen" || fail "tuned.yaml has another optimizer than $chosen"
+"$bin/psdctl" config show own/tuned.yaml >shown
+grep -qF "optimizer = $chosen" shown || fail "tuned.yaml has another optimizer than $chosen"
 
 # In asp one worker's runs can be compared, several workers' cannot; the search says so before it trains.
 "$bin/psdctl" tune jobs/table.yaml --sync-mode=asp --lr-sweep=1,10 --progress=none --run-dir=asp >said 2>err || fail "asp: $(cat err)"
