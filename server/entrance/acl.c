@@ -189,7 +189,8 @@ psd_refusal_t psd_acl_judge(const psd_acl_t *self, psd_peer_t from, psd_kind_t k
         return PSD_REFUSAL_SENDER;
     }
     if (!(psd_kind_sender(kind) & may_send[user->role])) {
-        snprintf(why, n, "%s has the role %s, which may not send %s", user->name, psd_role_name(user->role), psd_kind_name(kind));
+        snprintf(why, n, "%s has the role %s, which may not send %s; use a key of another role (psdctl keygen --role)", user->name,
+                 psd_role_name(user->role), psd_kind_name(kind));
         return PSD_REFUSAL_SENDER;
     }
     if (shard < PSD_MAX_SERVERS && !psd_server_set_has(&user->shards, shard)) {

@@ -16,6 +16,7 @@ import time
 import unittest
 import warnings
 import weakref
+from pathlib import Path
 
 import support
 
@@ -358,6 +359,32 @@ class Alone(unittest.TestCase):
             for kind in (psd.connect, psd.Follower):
                 with self.subTest(wrong), self.assertRaisesRegex(psd.UsageError, 'join is .*; give join="tcp://HOST:PORT"'):
                     kind(wrong, insecure=True, join_timeout=5)
+
+    def test_a_wrong_key_is_refused_with_what_to_do(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            def keygen(name: str, role: str) -> str:
+                said = subprocess.run([support.BIN / "psdctl", "keygen", name, f"--role={role}"], cwd=directory, capture_output=True,
+                                      text=True, check=True).stdout
+                return next(line for line in said.splitlines() if line.startswith(f"{name} "))
+
+            keygen("server", "server")
+            keygen("stranger", "worker")
+            lines = [keygen("listed", "worker"), keygen("eye", "reader")]
+            Path(directory, "allow").write_text("\n".join(lines) + "\n")
+            server = subprocess.Popen(
+                [support.BIN / "psd", "--servers=1", "--server-key=server.key", "--allow=allow", "--status-listen=none",
+                 "--listen=tcp://127.0.0.1:0", "--log-level=error"], cwd=directory, stdout=subprocess.PIPE, text=True)
+            self.addCleanup(lambda: (server.kill(), server.communicate()))
+            assert server.stdout is not None
+            join = server.stdout.readline().split("data=")[1].split()[0]
+            public = f"{directory}/server.pub"
+            for name, kind, sentence in (
+                    ("stranger", psd.NotAuthorizedError, r"refuses this key: add a line with it, .*, to the servers' allow-list$"),
+                    ("eye", psd.RefusedError, r"eye has the role reader, .*; use a key of another role"),
+                    ("", psd.NotAuthorizedError, "expects keys, but this program runs with insecure=True; give key= and server_public=")):
+                with self.subTest(name), self.assertRaisesRegex(kind, sentence):
+                    psd.connect(join, **({"key": f"{directory}/{name}.key", "server_public": public} if name else {"insecure": True}))
+            psd.connect(join, key=f"{directory}/listed.key", server_public=public).close()
 
     def test_arguments_of_other_types_are_refused(self) -> None:
         here = "tcp://127.0.0.1:1"

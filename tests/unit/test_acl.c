@@ -73,7 +73,7 @@ Test(acl, each_role_may_send_only_its_own_kinds_of_messages)
 #undef X
     }
     judge(come(K4), PSD_MSG_HELLO, 0, 0);
-    cr_expect_str_eq(why, "mon has the role monitor, which may not send HELLO");
+    cr_expect_str_eq(why, "mon has the role monitor, which may not send HELLO; use a key of another role (psdctl keygen --role)");
 }
 
 Test(acl, a_reader_may_ask_for_weights_and_do_nothing_else)
@@ -86,7 +86,7 @@ Test(acl, a_reader_may_ask_for_weights_and_do_nothing_else)
     cr_expect_eq(judge(eye, PSD_MSG_HELLO, 0, 0), PSD_REFUSAL_SENDER);
     cr_expect_eq(judge(eye, PSD_MSG_PUSH, 0, 0), PSD_REFUSAL_SENDER);
     cr_expect_eq(judge(eye, PSD_MSG_ADMIN, 0, 0), PSD_REFUSAL_SENDER);
-    cr_expect_str_eq(why, "eye has the role reader, which may not send ADMIN");
+    cr_expect_str_eq(why, "eye has the role reader, which may not send ADMIN; use a key of another role (psdctl keygen --role)");
 }
 
 Test(acl, a_key_that_is_not_on_the_list_has_no_user)

@@ -115,4 +115,5 @@ def error_of(code: int, sentence: str) -> PsdError:
     """The exception for a code of the library and its sentence."""
     for words, argument in _ARGUMENTS:
         sentence = re.sub(words, argument, sentence)
-    return _CLASSES.get(code, PsdError)(sentence or "unknown error", code)
+    has_cure = "allow-list" in sentence  # as a refused key's has
+    return _CLASSES.get(code, PsdError)(sentence or "unknown error", code, "" if has_cure else None)
