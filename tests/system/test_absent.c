@@ -151,28 +151,14 @@ Test(absent, with_as_many_as_workers_min_training_does_not_wait_for_workers_want
     cluster_finish(&cluster, DONE_MS);
 }
 
-/* The number of lines of a process with this word. */
-static uint64_t lines_with(cluster_process_t *process, const char *word)
-{
-    uint64_t n = 0;
-    char *said = cluster_printed(&cluster, process, "err");
-    for (const char *at = said; (at = strstr(at, word)); at++)
-        n++;
-    free(said);
-    return n;
-}
-
 Test(absent, too_few_workers_are_counted_and_all_processes_end_with_69)
 {
-    const uint64_t begun = cluster_now_ms();
     cluster_start_servers(&cluster, 1, "--workers-min=2 --join-timeout=10s");
     cluster_start_worker(&cluster, LONG "--join-timeout=60s");
     await(0, "/status", "1 of 2 workers have registered");
     await(0, "/readyz?verbose", "1 of 2 workers have registered");
     expect_end(&cluster.server[0], 69, "1 of 2 workers have registered", "(join_timeout)");
     expect_end(&cluster.worker[0], 69, "worker.waiting for=\"more workers: 1 of 2 workers have registered", "(join_timeout)");
-    cr_expect_leq(lines_with(&cluster.worker[0], "worker.waiting"), 1 + (cluster_now_ms() - begun) / 4000, "once in 4 s");
-    cr_expect_leq(lines_with(&cluster.server[0], "job.waiting"), 1 + (cluster_now_ms() - begun) / 4000);
 }
 
 Test(absent, a_server_that_no_worker_joins_ends_with_69)

@@ -19,8 +19,9 @@ static uint64_t hellos[2];
 static bool refuses;
 static uint64_t welcomes;            /* the job's run that server 0 welcomes workers to; 0: it does not answer */
 static uint64_t worker;              /* the peer that said hello last */
-static uint32_t leaves[4], n_leaves; /* codes of LEAVE, in order */
+static uint32_t leaves[2], n_leaves; /* the first codes of LEAVE that differ */
 static atomic_bool was_refused;      /* as the driver reports */
+static atomic_uint n_waiting;        /* lines on waiting */
 static psd_handover_t *handover;
 static psd_driver_t *driver;
 static psd_err_t err;
@@ -51,6 +52,13 @@ static void welcome(uint64_t nonce)
     psd_buf_unref(&body);
 }
 
+/* Tell the worker that the servers have begun another run. */
+static void refuse_run(void)
+{
+    send_to_worker(&(psd_msg_t){ .kind = PSD_MSG_REFUSED, .protocol = PSD_PROTOCOL, .job = welcomes, .code = PSD_REFUSAL_RUN },
+                   NULL);
+}
+
 static void on_hello(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
 {
     const size_t s = (size_t)(uintptr_t)arg;
@@ -61,8 +69,10 @@ static void on_hello(void *arg, uint64_t peer, const void *header, size_t n, psd
     psd_buf_unref(&body);
     hellos[s] += msg.kind == PSD_MSG_HELLO;
     worker = peer;
-    if (msg.kind == PSD_MSG_LEAVE && n_leaves < sizeof leaves / sizeof *leaves)
+    if (msg.kind == PSD_MSG_LEAVE && n_leaves < 2 && (!n_leaves || leaves[n_leaves - 1] != msg.code)) /* it is repeated */
         leaves[n_leaves++] = msg.code;
+    if (msg.kind == PSD_MSG_HEARTBEAT && msg.job != welcomes)
+        refuse_run();
     if (msg.kind == PSD_MSG_HELLO && welcomes)
         welcome(msg.seq);
     if (!refuses)
@@ -122,6 +132,7 @@ static void on_line(void *arg, int level, const char *id, const char *line)
     (void)arg, (void)level, (void)line;
     if (!strcmp(id, "join.refused"))
         was_refused = true;
+    n_waiting += !strcmp(id, "worker.waiting");
 }
 
 static void start(const char *join)
@@ -244,7 +255,6 @@ Test(driver, work_that_was_finished_before_the_servers_went_back_is_not_left_as_
     cr_assert_not_null(driver, "%s", err.text);
     await_joined_again(0);
     welcomes = 11;
-    send_to_worker(&(psd_msg_t){ .kind = PSD_MSG_REFUSED, .protocol = PSD_PROTOCOL, .job = 11, .code = PSD_REFUSAL_RUN }, NULL);
     await_joined_again(1);
     leave(true, 0); /* posted while the first run was on, as far as the caller knew */
     leave(false, 0);
@@ -252,6 +262,19 @@ Test(driver, work_that_was_finished_before_the_servers_went_back_is_not_left_as_
         uv_run(&loop, UV_RUN_NOWAIT);
     cr_expect_eq(leaves[0], 1, "unfinished work may be left in any run");
     leave(true, 1);
-    while (leaves[n_leaves - 1])
+    while (n_leaves < 2)
         uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_eq(leaves[1], 0);
+}
+
+Test(driver, a_program_is_told_that_it_waits_once_in_four_seconds)
+{
+    const uint64_t begun = uv_hrtime();
+    start(at[0]);
+    cr_assert_not_null(driver, "%s", err.text);
+    while (n_waiting < 2) {
+        uv_run(&loop, UV_RUN_NOWAIT);
+        usleep(1000);
+    }
+    cr_expect_geq(uv_hrtime() - begun, 2 * UINT64_C(4000000000), "each line comes so long after the one before");
 }
