@@ -254,8 +254,7 @@ static int load_file(psd_options_t *self, psd_err_t *err)
 static bool is_service_link(const char *variable)
 {
     size_t n = strlen(variable);
-    return strstr(variable, "_SERVICE_HOST") || strstr(variable, "_SERVICE_PORT") || strstr(variable, "_PORT_") ||
-           (n > 5 && strcmp(variable + n - 5, "_PORT") == 0);
+    return strstr(variable, "_SERVICE_HOST") || strstr(variable, "_PORT_") || (n > 5 && strcmp(variable + n - 5, "_PORT") == 0);
 }
 
 /* Whether a variable that begins with PSD_ is meant for options. The Python package finds the library by PSD_LIBRARY. */

@@ -162,7 +162,8 @@ Test(client, a_handle_that_did_not_connect_reports_that_for_every_call)
 Test(client, position_and_settings_fill_a_struct_up_to_its_size)
 {
     cluster_start_servers(&cluster, 1,
-                          "--workers-min=1 --optimizer=lookahead(sgd(lr=0.25),k=5) --clip-norm=3 --codec-push=topk(0.1)");
+                          "--workers-min=1 --optimizer=lookahead(sgd(lr=0.25),k=5) --clip-norm=3 --codec-push=topk(0.1) "
+                          "--schedule=cosine(steps=9) --schedule-unit=sample");
     psd_worker_t *worker = connect_to_job();
     psd_worker_settings_t s = { .size = sizeof s }, earlier = { .size = offsetof(psd_worker_settings_t, optimizer) },
                           later = { .size = sizeof s + 8 };
@@ -172,6 +173,9 @@ Test(client, position_and_settings_fill_a_struct_up_to_its_size)
     cr_expect(s.clip_value == 0 && s.clip_norm == 3 && s.lease_ms > 0);
     cr_expect(!strcmp(s.codec_push, "topk(0.1)") && !strcmp(s.codec_pull, "f32"), "%s, %s", s.codec_push, s.codec_pull);
     cr_expect(strstr(s.text, "mode=bsp") && strstr(s.text, s.optimizer), "%s", s.text);
+    cr_expect(!strcmp(s.schedule, "cosine(steps=9, min=0, warmup=0, warmup_start=0)") && !strcmp(s.schedule_unit, "sample"),
+              "%s, %s", s.schedule, s.schedule_unit);
+    cr_expect(!strcmp(s.groups, "") && s.accumulate == 1 && s.max_staleness == 0);
     cr_expect_eq(psd_worker_settings(worker, &earlier), PSD_W_OK);
     cr_expect(!strcmp(earlier.mode, "bsp") && !earlier.optimizer, "what it does not know is left alone");
     expect_error(worker, psd_worker_settings(worker, &later), "settings: size is");

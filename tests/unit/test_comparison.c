@@ -618,6 +618,32 @@ Test(comparison, the_page_is_well_formed_and_self_contained_and_escapes_texts_fr
     free(text);
 }
 
+Test(comparison, the_page_has_the_order_of_the_rows_of_the_longest_run)
+{
+    begin("sgd; adam; lion", "--compare-seeds=1");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    static const unsigned steps[] = { 20, 40, 10 };
+    for (size_t c = 0; c < 3; c++)
+        cr_assert_eq(take(c, 0, &(fake_t){ .accuracy = 0.9, .steps = steps[c], .order = (const char *[]){ "aa", "bb", "cc" }[c] }),
+                     PSD_OK);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    char *text = page();
+    cr_expect_not_null(strstr(text,
+                              "<p>seed 7: weights before the first step <code>1111</code>; rows and labels in the order of the "
+                              "steps, by worker <code>bb0 bb1</code></p>"));
+    free(text);
+}
+
+Test(comparison, how_many_seeds_have_reached_the_target_is_said_unless_all_have)
+{
+    begin("sgd; adam", "--compare-seeds=2");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    take_all((double[]){ 0.8, 0.9, 0.7, 0.9 });
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_not_null(strstr(print(), "20 (1 of 2)"), "adam's other seed ends below 0.8: %s", printed);
+    cr_expect_null(strstr(printed, "(2 of 2)"), "%s", printed);
+}
+
 Test(comparison, a_single_look_is_a_point)
 {
     begin("sgd; adam", "--compare-seeds=2");

@@ -163,6 +163,7 @@ static const psd_msg_t *worker_greets(uint32_t w)
 
 static uint32_t n_tensors = 1;     /* of the model, each of 4 elements */
 static psd_inherited_t *inherited; /* by each of them; NULL: nothing */
+static uint64_t n_rows;            /* of an epoch, as workers say */
 enum { MOST_TENSORS = 16 };
 
 static void worker_registers(uint32_t w)
@@ -173,7 +174,7 @@ static void worker_registers(uint32_t w)
         tensor[t] = (psd_tensor_desc_t){ .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
         snprintf(tensor[t].name, sizeof tensor[t].name, "w%u", t);
     }
-    psd_tensor_list_t list = { .n = n_tensors, .tensor = tensor, .inherited = inherited };
+    psd_tensor_list_t list = { .n = n_tensors, .tensor = tensor, .inherited = inherited, .rows = n_rows };
     const psd_msg_t *welcome = worker_greets(w);
     cr_assert_not_null(welcome);
     cr_assert_eq(welcome->worker, w);
@@ -750,6 +751,51 @@ Test(coordinator, it_says_whom_and_what_it_waits_for, .fini = teardown)
     cr_expect_str_eq(facts().waiting_for, "pushes of workers 0, 1 (round 2)");
     psd_coordinator_pause(coordinator, now, true, &out);
     cr_expect_str_eq(facts().waiting_for, "an operator to resume it (psdctl resume)");
+}
+
+static bool logs_waiting(void)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_LOG && !strcmp(out.at[i].id, "job.waiting"))
+            return true;
+    return false;
+}
+
+Test(coordinator, a_round_is_waited_for_in_the_log_when_it_is_old, .fini = teardown)
+{
+    begin("bsp", 2);
+    for (int i = 0; i < 12; i++) {
+        pass(1000);
+        cr_expect(!logs_waiting(), "a round a second is training as usual");
+        make_round(0);
+    }
+    char position[64];
+    psd_coordinator_describe_position(coordinator, position, sizeof position);
+    cr_expect_str_eq(position, "round 12", "however many servers there are");
+    pass(11000);
+    cr_expect(logs_waiting());
+}
+
+Test(coordinator, where_a_schedule_counts_epochs_workers_say_how_many_rows_one_has, .fini = teardown)
+{
+    config.workers_min = 2;
+    config.needs_rows = true;
+    make("bsp");
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_joins(s);
+    static const struct {
+        uint32_t worker;
+        uint64_t rows;
+        bool is_taken;
+    } said[] = { { 0, 0, false }, { 0, 60, true }, { 1, 0, false }, { 1, 61, false }, { 1, 60, true } };
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        n_rows = said[i].rows;
+        life[said[i].worker]++;
+        worker_registers(said[i].worker);
+        cr_expect_eq(answer(PSD_MSG_REGISTERED) != NULL, said[i].is_taken, "%zu", i);
+        if (!said[i].is_taken)
+            cr_expect(answer(PSD_MSG_REFUSED) && strstr(answer(PSD_MSG_REFUSED)->text, "schedule.unit is epoch"));
+    }
 }
 
 /* ---- the start, and another one ---- */

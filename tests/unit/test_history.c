@@ -98,6 +98,20 @@ Test(history, a_line_that_is_no_utf8_or_was_cut_within_a_character_is_one_all_th
     cr_assert_str_eq(json_string_value(json_object_get(json_array_get(events, 1), "text")), "?\x01 name=<b>");
 }
 
+Test(history, among_lines_that_came_equally_often_the_oldest_goes)
+{
+    char id[32];
+    for (int i = 0; i <= PSD_HISTORY_LINES; i++) {
+        snprintf(id, sizeof id, "id.%d", i);
+        psd_history_note(&history, i, "info", id, "x");
+    }
+    json_t *events = read_all("events");
+    cr_assert_eq(json_array_size(events), PSD_HISTORY_LINES);
+    for (size_t i = 0; i < PSD_HISTORY_LINES; i++)
+        cr_expect_eq(json_number_value(json_object_get(json_array_get(events, i), "ts")), (double)(i + 1));
+    cr_expect_eq(history.n_lines, PSD_HISTORY_LINES + 1, "all that there were");
+}
+
 Test(history, repeated_lines_do_not_push_out_lines_that_came_once)
 {
     psd_history_note(&history, 1, "info", "worker.joined", "worker=1");

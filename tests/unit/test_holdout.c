@@ -63,6 +63,21 @@ Test(holdout, sparse_rows_too)
     psd_dataset_destroy(&held);
 }
 
+Test(holdout, each_row_takes_its_weight_with_it)
+{
+    psd_dataset_t *train = parse("libsvm", "0:1 1:1\n1:2 1:2\n0:3 1:3\n1:4 1:4\n0:5 1:5\n1:6 1:6\n", PSD_LABEL_CLASS);
+    psd_dataset_t *held = psd_holdout_take(&train, 0.5, 1, &err);
+    cr_assert_not_null(held, "%s", err.text);
+    for (size_t i = 0; i < 3; i++)
+        for (int h = 0; h < 2; h++) {
+            const psd_dataset_t *set = h ? held : train;
+            cr_expect_eq(set->weight[i], set->value[set->row_start[i]]);
+            cr_expect_eq(set->label[i], (int)set->weight[i] % 2 == 0);
+        }
+    psd_dataset_destroy(&train);
+    psd_dataset_destroy(&held);
+}
+
 Test(holdout, a_share_that_leaves_no_row_is_refused)
 {
     psd_dataset_t *train = parse("csv", "0,1,0\n2,3,1\n", PSD_LABEL_CLASS), *before = train;

@@ -89,6 +89,10 @@ Test(live, a_worker_that_is_gone_or_given_up_is_missing_in_the_line_at_once)
     cr_expect_null(strstr(shown(), "3 of 3 workers"), "it has not joined again: %s", text);
     psd_live_heard(live, 1400, "ts=3 level=info id=worker.joined worker=1 name=x");
     cr_expect_not_null(strstr(shown(), "3 of 3 workers"), "%s", text);
+    psd_live_heard(live, 1500, "ts=4 level=warn id=worker.lost worker=2 name=y");
+    cr_expect_not_null(strstr(shown(), "2 of 3 workers"), "%s", text);
+    psd_live_heard(live, 1600, "ts=5 level=info id=worker.left worker=2 name=y finished=true");
+    cr_expect_not_null(strstr(shown(), "3 of 3 workers"), "its work is done: %s", text);
 }
 
 Test(live, the_worker_that_a_line_of_either_format_is_about_is_told)

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,6 +112,27 @@ Test(metrics, the_process_is_described)
     cr_assert_geq(value_of("process_open_fds"), 2);
     cr_assert_gt(value_of("process_resident_memory_bytes"), 1e5);
     cr_assert_gt(value_of("process_start_time_seconds"), 1.6e9);
+}
+
+Test(metrics, open_descriptors_are_those_of_the_process)
+{
+    int n = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    psd_metrics_collect(metrics);
+    cr_expect_eq(value_of("process_open_fds"), n);
+}
+
+Test(metrics, a_series_that_is_removed_makes_room_for_another)
+{
+    char worker[16];
+    for (int i = 0; i <= PSD_METRIC_MAX_SERIES; i++) {
+        snprintf(worker, sizeof worker, "%d", i);
+        psd_metrics_set(metrics, PSD_METRIC_WORKER_LAG, worker, i);
+        psd_metrics_remove(metrics, PSD_METRIC_WORKER_LAG, worker);
+    }
+    psd_metrics_set(metrics, PSD_METRIC_WORKER_LAG, "7", 9);
+    cr_expect_eq(value_of("psd_worker_lag_steps{worker=\"7\"}"), 9);
 }
 
 Test(metrics, promtool_finds_nothing_to_complain_about)

@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,6 +24,28 @@ Test(page, the_numbers_people_look_for_come_first)
     assert_shows(json, "<b>1200</b>step");
     assert_shows(json, "<b>0.25</b>training loss");
     assert_shows(json, "<b>0.97</b>val/accuracy");
+}
+
+Test(page, each_number_is_under_its_name)
+{
+    const char *json = "{\"progress\":{\"step\":1,\"epoch\":2,\"samples\":3,\"left_seconds\":4},\"loss\":{\"train\":5,\"val\":6},"
+                       "\"optimizer\":{\"lr_now\":7},\"uptime_seconds\":8}";
+    static const char *const cards[] = { "<b>1</b>step",    "<b>2</b>epoch",         "<b>5</b>training loss", "<b>6</b>test loss",
+                                         "<b>3</b>samples", "<b>7</b>learning rate", "<b>4 s</b>left",        "<b>8 s</b>up" };
+    for (size_t i = 0; i < sizeof cards / sizeof *cards; i++)
+        assert_shows(json, cards[i]);
+}
+
+Test(page, a_state_is_good_bad_or_neither)
+{
+    static const char *const states[][2] = { { "training", " good" }, { "finished", " good" }, { "failed", " bad" },
+                                             { "degraded", "" },      { "paused", "" },        { "stopped", "" } };
+    char json[64], html[96];
+    for (size_t i = 0; i < sizeof states / sizeof *states; i++) {
+        snprintf(json, sizeof json, "{\"state\":\"%s\"}", states[i][0]);
+        snprintf(html, sizeof html, "<span class='state%s'>%s</span>", states[i][1], states[i][0]);
+        assert_shows(json, html);
+    }
 }
 
 Test(page, problems_stand_before_the_numbers)

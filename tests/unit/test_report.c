@@ -98,6 +98,7 @@ static void start(const char *flags)
                                     .nonce = 1,
                                     .mode = psd_mode_find(psd_options_string(options, PSD_OPT_sync_mode)),
                                     .lr_rule = psd_lr_rule_find("none"),
+                                    .accumulate = (uint32_t)psd_options_int(options, PSD_OPT_sync_accumulate),
                                     .first = "tcp://first:7470",
                                     .lease_ms = 2000 };
     psd_groups_parse(&engine.groups, "sgd(lr=0.125)", "", NULL);
@@ -277,6 +278,26 @@ static bool has_metric(const char *series)
 static const char *alert(size_t i) { return json_string_value(json_array_get(json_object_get(page, "alerts"), i)); }
 
 static size_t n_alerts(void) { return json_array_size(json_object_get(page, "alerts")); }
+
+static char reply[1 << 16];
+
+static int get(const char *path)
+{
+    struct sockaddr_in address = { .sin_family = AF_INET,
+                                   .sin_port = htons((uint16_t)atoi(strrchr(psd_status_url(status), ':') + 1)),
+                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    int fd = socket(AF_INET, SOCK_STREAM, 0), code = 0;
+    size_t n = 0;
+    ssize_t got;
+    cr_assert_eq(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
+    dprintf(fd, "GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n", path);
+    while (n < sizeof reply - 1 && (got = recv(fd, reply + n, sizeof reply - 1 - n, 0)) > 0)
+        n += (size_t)got;
+    reply[n] = '\0';
+    close(fd);
+    sscanf(reply, "HTTP/1.%*d %d", &code);
+    return code;
+}
 
 /* ---- ages ---- */
 
@@ -528,6 +549,30 @@ Test(report, a_round_without_a_step_counts_as_skipped_and_is_an_alert, .init = s
     cr_expect_str_eq(alert(0), "1 rounds were skipped because gradients had Inf or NaN");
 }
 
+static void setup_accumulate(void)
+{
+    coordinator = (psd_coordinator_config_t){
+        .job = "mnist", .workers_min = N, .workers_want = N, .lease_ms = 60000, .lr = 0.125, .accumulate = 3
+    };
+    join_all("--workers-min=3 --sync-accumulate=3");
+}
+
+Test(report, rounds_that_wait_for_their_step_are_gathered_and_not_skipped, .init = setup_accumulate, .fini = teardown)
+{
+    for (unsigned round = 1; round <= 3; round++) {
+        for (uint32_t w = 0; w < N; w++)
+            push_all(w, (push_t){ .samples = 8, .gradient = 1 });
+        look();
+        const json_t *accumulate = json_object_get(page, "accumulate");
+        cr_expect_eq(number_of(accumulate, "rounds"), 3);
+        cr_expect_eq(number_of(accumulate, "gathered"), round % 3, "after round %u", round);
+        cr_expect_eq(metric("psd_rounds_gathered"), round % 3);
+        cr_expect_eq(number_of(page, "skipped_rounds"), 0);
+        cr_expect_eq(metric("psd_rounds_skipped_total"), 0);
+    }
+    cr_expect_eq(metric("psd_steps_total{shard=\"0\"}"), 1);
+}
+
 Test(report, bytes_in_and_out_are_those_of_messages_that_found_a_way, .init = setup, .fini = teardown)
 {
     const psd_msg_t msg = { .kind = PSD_MSG_HEARTBEAT };
@@ -543,6 +588,13 @@ Test(report, bytes_in_and_out_are_those_of_messages_that_found_a_way, .init = se
     cr_expect_eq(number_of(shard, "received_bytes") - received, 100);
     cr_expect_eq(number_of(shard, "sent_bytes") - sent, 30);
     cr_expect_eq(number_of(shard, "sends_lost"), 1);
+    psd_report_publish(report, node, now, status);
+    cr_assert_eq(get("/history"), 200);
+    json_t *history = json_loads(strstr(reply, "\r\n\r\n"), 0, NULL), *rows = json_object_get(history, "rows");
+    const json_t *last = json_array_get(rows, json_array_size(rows) - 1);
+    cr_expect_eq(json_number_value(json_array_get(last, 3)) - received, 100);
+    cr_expect_eq(json_number_value(json_array_get(last, 4)) - sent, 30);
+    json_decref(history);
 }
 
 Test(report, numbers_that_workers_report_are_shown_in_their_places, .init = setup, .fini = teardown)
@@ -785,26 +837,6 @@ Test(report, a_missing_worker_is_reported_everywhere, .init = setup_leases, .fin
 }
 
 /* ---- readiness ---- */
-
-static char reply[1 << 16];
-
-static int get(const char *path)
-{
-    struct sockaddr_in address = { .sin_family = AF_INET,
-                                   .sin_port = htons((uint16_t)atoi(strrchr(psd_status_url(status), ':') + 1)),
-                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    int fd = socket(AF_INET, SOCK_STREAM, 0), code = 0;
-    size_t n = 0;
-    ssize_t got;
-    cr_assert_eq(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
-    dprintf(fd, "GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n", path);
-    while (n < sizeof reply - 1 && (got = recv(fd, reply + n, sizeof reply - 1 - n, 0)) > 0)
-        n += (size_t)got;
-    reply[n] = '\0';
-    close(fd);
-    sscanf(reply, "HTTP/1.%*d %d", &code);
-    return code;
-}
 
 static void expect_ready(int code, const char *words)
 {

@@ -60,6 +60,7 @@ static psd_buf_t *sent_with(psd_kind_t kind)
 static psd_buf_t *pushed(void) { return sent_with(PSD_MSG_PUSH); }
 
 static const char *rule = "sgd"; /* of the job */
+static uint32_t part_elements = PSD_MAX_CHUNK;
 
 static void welcome(uint64_t run, uint64_t nonce)
 {
@@ -67,7 +68,7 @@ static void welcome(uint64_t run, uint64_t nonce)
     psd_cluster_t cluster = {
         .n_servers = 1,
         .endpoint = { "tcp://here:1" },
-        .settings = { .text = "mode=bsp", .mode = "bsp", .lease_ms = 600, .part_elements = PSD_MAX_CHUNK, .codings = codings }
+        .settings = { .text = "mode=bsp", .mode = "bsp", .lease_ms = 600, .part_elements = part_elements, .codings = codings }
     };
     psd_msg_t msg = message(PSD_MSG_WELCOME, run);
     snprintf(cluster.settings.optimizer, sizeof cluster.settings.optimizer, "%s", rule);
@@ -749,6 +750,71 @@ Test(session, a_part_leaves_with_its_last_tensor_and_no_weights_are_taken_before
     send_part(RUN, 5, 0, 2);
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
     cr_expect(big[0] == 2 && big[HALF] == 2);
+}
+
+Test(session, parts_that_are_awaited_are_counted_and_the_servers_reason_replaces_them, .init = setup_two, .fini = teardown)
+{
+    static float g[2 * HALF];
+    char text[256];
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT, RUN);
+    send_part(RUN, 4, 0, 1);
+    send_part(RUN, 4, 1, 1);
+    cr_assert_eq(psd_session_exchange(session, now, (const float *const[]){ g, g + HALF }, 10, 1, &err), PSD_OK);
+    psd_session_describe_wait(session, text, sizeof text);
+    cr_expect_str_eq(text, "2 of 2 parts of server 0 (clock 5)");
+    send_part(RUN, 5, 1, 2);
+    psd_session_describe_wait(session, text, sizeof text);
+    cr_expect_str_eq(text, "1 of 2 parts of server 0 (clock 5)");
+    snprintf(beat.text, sizeof beat.text, "pushes of workers 3 (round 5)");
+    say(&beat, NULL, 0);
+    psd_session_describe_wait(session, text, sizeof text);
+    cr_expect_str_eq(text, "pushes of workers 3 (round 5)");
+    refuse_run();
+    psd_session_describe_wait(session, text, sizeof text);
+    cr_expect_str_eq(text, "an answer from server 0");
+    welcome(NEXT_RUN, sent(PSD_MSG_HELLO)->seq);
+    psd_msg_t attached = message(PSD_MSG_ATTACHED, NEXT_RUN);
+    attached.parts = 2;
+    say(&attached, NULL, 0);
+    psd_session_describe_wait(session, text, sizeof text);
+    cr_expect_str_eq(text, "2 of 2 parts of server 0 (clock 5)", "the reason was one of the run before");
+}
+
+static unsigned count_sent(psd_kind_t kind)
+{
+    unsigned n = 0;
+    for (size_t i = 0; i < out.n; i++)
+        n += out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == kind;
+    return n;
+}
+
+static void setup_small_parts(void)
+{
+    part_elements = HALF / 4;
+    setup_two();
+}
+
+Test(session, between_pushes_a_server_is_asked_for_a_sign_of_life_after_each_mebibyte, .init = setup_small_parts, .fini = teardown)
+{
+    static float g[2 * HALF];
+    static float w[HALF / 4];
+    psd_msg_t attached = message(PSD_MSG_ATTACHED, RUN), msg = message(PSD_MSG_WEIGHTS, RUN);
+    attached.parts = msg.parts = 8;
+    msg.world = 1;
+    say(&attached, NULL, 0);
+    msg.n_elements = HALF / 4;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_F32;
+    msg.proven = true;
+    for (msg.part = 0; msg.part < 8; msg.part++)
+        say(&msg, w, sizeof w);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_session_exchange(session, now, (const float *const[]){ g, g + HALF }, 10, 1, &err), PSD_OK);
+    while (psd_session_pump(session, &out))
+        ;
+    cr_expect_eq(count_sent(PSD_MSG_PUSH), 8);
+    cr_expect_eq(count_sent(PSD_MSG_PROBE), 1, "after the fourth; behind the last, the weights answer");
 }
 
 Test(session, while_tensors_are_missing_another_run_of_the_servers_changes_nothing, .init = setup_two, .fini = teardown)

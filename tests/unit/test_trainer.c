@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/optim/optimizer.h"
+#include "common/system/safetensors.h"
 #include "worker/sampler.h"
 #include "worker/trainer.h"
 
@@ -514,6 +515,37 @@ Test(trainer, the_time_left_is_that_of_the_rounds_of_all_steps_that_are_left)
     cr_assert_geq(n_left, 2);
     cr_expect_geq(left_s[0], 40 * 0.02, "after one of the 40 rounds, no step is made; it is %g", left_s[0]);
     cr_expect_eq(left_s[n_left - 1], 0, "at the end");
+}
+
+Test(trainer, a_recipe_names_what_workers_must_have_in_common)
+{
+    char recipe[PSD_TRAINER_RECIPE], wanted[PSD_TRAINER_RECIPE];
+    config.seed = 17;
+    psd_trainer_recipe(&config, recipe);
+    snprintf(wanted, sizeof wanted, "model=softmax rows=500 data=%016llx batch=64 seed=17 shuffle=true",
+             (unsigned long long)psd_dataset_hash(train));
+    cr_expect_str_eq(recipe, wanted);
+    config.shuffle = false;
+    config.warm = true;
+    psd_trainer_recipe(&config, recipe);
+    cr_expect_not_null(strstr(recipe, " seed=17 shuffle=false init="), "%s", recipe);
+}
+
+Test(trainer, a_model_is_saved_with_its_step_and_its_rule)
+{
+    char save[256], rule[PSD_RULE_TEXT];
+    psd_safetensors_t file = { .fd = -1 };
+    snprintf(save, sizeof save, "%s/w.safetensors", dir);
+    config.save = save;
+    server.accumulate = 4;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_safetensors_open(&file, save, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_safetensors_parse(&file, &err), PSD_OK, "%s", err.text);
+    cr_expect_str_eq(psd_safetensors_note(&file, "psd.step"), "6", "of 24 rounds");
+    cr_expect_str_eq(psd_safetensors_note(&file, "psd.optimizer"), psd_rule_print(&server.rule, rule));
+    cr_expect_str_eq(psd_safetensors_note(&file, "psd.which"), "fast");
+    cr_expect_str_eq(psd_safetensors_note(&file, "psd.job"), "psd");
+    psd_safetensors_close(&file);
 }
 
 Test(trainer, a_worker_without_rows_takes_part_with_nothing)
