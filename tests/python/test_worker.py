@@ -28,7 +28,7 @@ import psd  # noqa: E402
 from psd import __main__ as command  # noqa: E402
 from psd import capi  # noqa: E402
 from psd.state import fields  # noqa: E402
-from psd.worker import _ms  # noqa: E402
+from psd.worker import _ms, leave_all  # noqa: E402
 
 
 class Line(unittest.TestCase):
@@ -89,6 +89,15 @@ class Line(unittest.TestCase):
         self.worker.leave(timeout=support.PATIENCE)
         self.assertTrue(self.worker.has_left)
         self.assertEqual(self.servers.wait(), [0], "it knows that the work is done")
+
+    def test_at_the_end_of_the_program_a_worker_without_tensors_leaves_unfinished(self) -> None:
+        self.assertFalse(leave_all(True, []), "it has not trained")
+        self.assertTrue(self.worker.has_left)
+        with psd.connect(self.servers.join, insecure=True, worker=0, join_timeout=30.0) as other:
+            other.register({"w": self.w})
+            self.assertTrue(leave_all(True, []))
+            self.assertTrue(other.has_left)
+        self.assertEqual(self.servers.wait(), [0])
 
     def test_an_id_is_asked_for_0_too(self) -> None:
         with self.assertRaisesRegex(psd.PsdError, "worker 0 is .*; you are .*give each a worker.id of its own"):
@@ -529,6 +538,35 @@ if sys.argv[2] == "fail":
             said = subprocess.run([f"{directory}/rows"], capture_output=True, text=True).stdout
         self.assertEqual([tuple(map(int, line.split())) for line in said.splitlines()],
                          [(place.offset, place.size) for _, _, place in fields])
+
+
+class Fake:
+    """A trainer of the only worker of a job."""
+
+    batch_samples, divides_rows = 1, False
+
+    def __init__(self) -> None:
+        self.clock = 1
+
+    @property
+    def position(self) -> psd.Position:
+        return psd.Position(self.clock, 0, 0, 1, 0, 1, 1, False)
+
+    def skip(self) -> None:
+        self.clock += 1
+
+
+class Batches(unittest.TestCase):
+    """Rows as a function of the job's position, without a job."""
+
+    def test_a_part_of_an_epoch_is_the_nearest_number_of_steps(self) -> None:
+        for epochs, wanted in ((1 / 3, 1), (0.5, 2), (0.9, 3), (1, 3), (2, 6)):
+            trainer, steps = Fake(), 0
+            for rows in psd.batches(np.arange(30), trainer, 10, epochs=epochs):
+                self.assertEqual((len(rows), trainer.batch_samples), (10, 10))
+                steps += 1
+                trainer.skip()
+            self.assertEqual(steps, wanted, f"{epochs} epochs of 3 steps")
 
 
 if __name__ == "__main__":

@@ -893,6 +893,29 @@ Test(node, a_file_that_is_durable_is_not_written_again_when_its_manifest_could_n
     cr_assert_eq(asked(PSD_ACT_COMMIT), 1);
 }
 
+Test(node, a_save_that_is_asked_for_is_done_when_a_newer_checkpoint_is_safe, .init = setup_checkpoints, .fini = teardown)
+{
+    tick(100);
+    save_file();
+    psd_node_committed(node, now, 0, NULL, &out);
+    request(1, "mnist save", 0);
+    cr_expect_str_eq(granted(), "checkpoint 0 is safe", "nothing was trained since");
+    push(1, ones);
+    tick(100);
+    request(2, "mnist save", 0);
+    cr_assert_not_null(answer(PSD_MSG_WAIT), "%s", granted());
+    cr_expect_str_eq(answer(PSD_MSG_WAIT)->text, "the checkpoint is being written");
+    for (int i = 0; i < 20 && !asked(PSD_ACT_SAVE_BEGIN); i++)
+        tick(50);
+    cr_assert_eq(asked(PSD_ACT_SAVE_BEGIN), 1);
+    request(2, "mnist save", 0);
+    cr_expect_not_null(answer(PSD_MSG_WAIT), "the question is repeated: %s", granted());
+    save_file();
+    psd_node_committed(node, now, 1, NULL, &out);
+    request(2, "mnist save", 0);
+    cr_expect_str_eq(granted(), "checkpoint 1 is safe");
+}
+
 /* Let every attempt at the first checkpoint fail for this long; returns the code of the end, or -1. */
 static int without_room(uint64_t ms, char text[PSD_MAX_TEXT])
 {

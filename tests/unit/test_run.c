@@ -1,6 +1,7 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -172,6 +173,39 @@ static bool is_there(const char *name)
     char path[160];
     snprintf(path, sizeof path, "%s/%s", directory, name);
     return access(path, F_OK) == 0;
+}
+
+/* The number behind `key` in the summary of a run; NaN: null. */
+static double in_summary(const char *name, const char *key)
+{
+    char path[160], text[8192] = "", wanted[64];
+    double value = NAN;
+    snprintf(path, sizeof path, "%s/%s/summary.json", directory, name);
+    FILE *file = fopen(path, "r");
+    cr_assert_not_null(file, "%s is missing", path);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    snprintf(wanted, sizeof wanted, "\"%s\": ", key);
+    const char *at = strstr(text, wanted);
+    cr_assert_not_null(at, "%s is not in %s", key, text);
+    sscanf(at + strlen(wanted), "%lf", &value);
+    return value;
+}
+
+Test(run, held_out_rows_are_judged_beside_a_test_set_and_in_place_of_one)
+{
+    char words[256];
+    snprintf(words, sizeof words,
+             "run --model-kind=softmax --data-train=glyphs:300 --data-test=glyphs:100 --data-validation=0.2 --stop-epochs=1 "
+             "--run-dir=%s/both",
+             directory);
+    cr_assert_eq(psdctl(words), 0, "%s", output);
+    cr_expect_eq(in_summary("both", "test_rows"), 100);
+    cr_expect(in_summary("both", "holdout_metric") >= 0);
+    cr_expect_eq(in_summary("both", "job_samples"), 240, "they are not trained on");
+    cr_assert_eq(run_linear("one", "--data-validation=0.25 --data-test='' --stop-steps=5"), 0, "%s", output);
+    cr_expect_eq(in_summary("one", "test_rows"), 50);
+    cr_expect(isnan(in_summary("one", "holdout_metric")));
 }
 
 Test(run, the_results_of_an_earlier_run_in_the_directory_are_set_aside_of_every_worker)
