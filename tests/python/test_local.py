@@ -166,7 +166,8 @@ class Launch(unittest.TestCase):
         with self.assertRaisesRegex(psd.UnavailableError, "did not start: .*--worker-min"):
             self.launch(worker_min=3)
         for how, sentence in (({"servers": 0}, "0 servers"), ({"servers": "2"}, "'2' servers"), ({"workers": 1.5}, "1.5 workers"),
-                              ({"optimizer": len}, "the optimizer is a .*; name it")):
+                              ({"optimizer": len}, "the optimizer is a .*; name it"),
+                              ({"restarts": 3}, "restarts nothing; start this program by psdctl run")):
             with self.assertRaisesRegex(psd.UsageError, sentence):
                 self.launch(**how)
 

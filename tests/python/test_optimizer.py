@@ -25,6 +25,7 @@ support.need("numpy", "torch")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+import torch.utils.checkpoint  # noqa: E402
 from torch import nn  # noqa: E402
 
 import psd  # noqa: E402
@@ -786,6 +787,29 @@ while True:
             with self.assertRaisesRegex(psd.UsageError, "backward did not come to its end"):
                 opt.step()
             opt.close()
+
+    def test_backward_in_backward_and_in_other_threads_comes_to_its_end(self) -> None:
+        layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        opt = self.optimizer(layers.named_parameters())
+        x = torch.ones(1, 2, requires_grad=True)
+
+        def recomputes() -> None:
+            layers[1](torch.utils.checkpoint.checkpoint(layers[0], x)).sum().backward()
+
+        def differentiates_twice() -> None:
+            y = layers(x).sum()
+            (y + torch.autograd.grad(y, x, create_graph=True)[0].pow(2).sum()).backward()
+
+        def in_a_thread() -> None:
+            thread = threading.Thread(target=lambda: layers(x).sum().backward())
+            thread.start()
+            thread.join()
+
+        for backward in (recomputes, differentiates_twice, in_a_thread) * 2:
+            opt.zero_grad()
+            backward()
+            opt.step()
+        self.assertEqual(opt.position.clock, 7)
 
     def goes_on(self, w: Any, v: Any, opt: psd.Optimizer) -> None:
         """Zeroing gives up the step that was begun, with one warning, and the next one is whole."""

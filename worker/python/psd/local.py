@@ -94,6 +94,8 @@ class LocalJob:
     def __init__(self, optimizer: str, servers: int, workers: int, job: str, options: dict[str, Any]) -> None:
         if not isinstance(optimizer, str):
             raise UsageError(f"the optimizer is a {type(optimizer).__name__}", hint='name it, with its values: "adam(lr=1e-3)"')
+        if "restarts" in options:
+            raise UsageError("psd.launch restarts nothing", hint="start this program by psdctl run JOB -- PROGRAM, which does")
         if not all(isinstance(n, int) and n > 0 for n in (servers, workers)):
             raise UsageError(f"a job cannot have {servers!r} servers and {workers!r} workers", hint="give at least 1 of each")
         self.workers = workers
