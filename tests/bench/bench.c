@@ -111,6 +111,8 @@ static const row_t rows[] = {
       .measured = PSD_BIG " --tensors 1000", AGAINST(PSD_BIG), .bar = 1.25 },
     { .id = "tensors-pushed", .title = "24 Mi floats in 1,000 tensors, pushed one by one: at once",
       .measured = PSD_BIG " --tensors 1000 --each", AGAINST(PSD_BIG " --tensors 1000"), .bar = 1.1 },
+    { .id = "health", .title = "24 Mi floats, adam, each step a look at every tensor, not one in 100: no looks",
+      .measured = PSD_BIG " --optimizer adam --health-every 1", AGAINST(PSD_BIG " --optimizer adam --health-every 0"), .bar = 3 },
     { .id = "keys", .title = "24 Mi floats, encrypted: in the clear",
       .measured = TCP_BIG " --keys", AGAINST(TCP_BIG) },
     { .id = "keys-threads", .title = "24 Mi floats, encrypted, 2 workers, net.threads=2: net.threads=1",

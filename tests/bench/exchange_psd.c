@@ -14,7 +14,7 @@
 
 enum { MAX_SERVERS = 16, MAX_WORKERS = 16, ENDPOINT = 128 };
 
-enum { PARAMETERS, TENSORS, WORKERS, SERVERS, OPTIMIZER, KEYS, SOCKETS, ARRAYS, EACH, NET_THREADS, KEEP_HEAP, UNITS };
+enum { PARAMETERS, TENSORS, WORKERS, SERVERS, OPTIMIZER, HEALTH, KEYS, SOCKETS, ARRAYS, EACH, NET_THREADS, KEEP_HEAP, UNITS };
 static const psd_option_t flags[] = {
     [PARAMETERS] = REPEAT_PARAMETERS,
     [TENSORS] = { .key = "tensors",
@@ -25,6 +25,7 @@ static const psd_option_t flags[] = {
     [WORKERS] = { .key = "workers", .type = PSD_OPTION_UINT64, .preset = "1", .range = "1..16", .help = "processes" },
     [SERVERS] = { .key = "servers", .type = PSD_OPTION_UINT64, .preset = "1", .range = "1..16", .help = "processes" },
     [OPTIMIZER] = { .key = "optimizer", .type = PSD_OPTION_RULE, .preset = "sgd(lr=0.01)", .help = "of the servers" },
+    [HEALTH] = { .key = "health-every", .type = PSD_OPTION_UINT64, .preset = "100", .help = "steps from look to look; 0: none" },
     [KEYS] = { .key = "keys", .type = PSD_OPTION_SWITCH, .help = "encrypt everything" },
     [SOCKETS] = { .key = "sockets", .type = PSD_OPTION_SWITCH, .help = "send nothing through memory" },
     [ARRAYS] = { .key = "arrays", .type = PSD_OPTION_SWITCH, .help = "put weights and gradients into arrays of the library" },
@@ -82,7 +83,7 @@ static void make_keys(void)
 /* Become server `index`; server 0 is at `first`. */
 static _Noreturn void become_server(size_t index, const char *first, int ready_fd)
 {
-    char program[512], text[5][192],
+    char program[512], text[6][192],
         *words[24] = { "psd", "--job=bench", "--status-listen=none", "--log-level=error", "--listen=tcp://127.0.0.1:0" };
     size_t n = 5;
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 8);
@@ -92,8 +93,9 @@ static _Noreturn void become_server(size_t index, const char *first, int ready_f
     snprintf(text[1], sizeof *text, "--servers=%s", given->value[SERVERS].text);
     snprintf(text[2], sizeof *text, "--workers-min=%s", given->value[WORKERS].text);
     snprintf(text[3], sizeof *text, "--net-threads=%s", given->value[NET_THREADS].text);
-    snprintf(text[4], sizeof *text, "--join=%s", first);
-    for (size_t i = 0; i < (index ? 5 : 4); i++)
+    snprintf(text[4], sizeof *text, "--health-every=%s", given->value[HEALTH].text);
+    snprintf(text[5], sizeof *text, "--join=%s", first);
+    for (size_t i = 0; i < (index ? 6 : 5); i++)
         words[n++] = text[i];
     char key[96], allow[96];
     snprintf(key, sizeof key, "--server-key=%s", key_path("ps.key"));
