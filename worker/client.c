@@ -16,6 +16,7 @@
 #include "worker/caller.h"
 #include "worker/driver.h"
 #include "worker/floats.h"
+#include "worker/views.h"
 
 /* Exchanging up to this many bytes takes less time than waking a thread twice. */
 enum { SMALL = 1 << 20 };
@@ -34,6 +35,7 @@ struct psd_worker {
     psd_handover_t *handover; /* requests to the library's thread, and outcomes back */
     psd_driver_t *driver;     /* that thread; NULL: it has not started */
     psd_floats_t *floats;
+    psd_views_t *views;
     pid_t process; /* the process that connected; a fork of it lacks the library's thread */
     psd_tensor_list_t list;
     char codec[2][PSD_CODEC_TEXT]; /* names of the job's codecs: for pushes, for pulls */
@@ -98,6 +100,7 @@ static int start(psd_worker_t *self)
     self->driver = psd_driver_start(&(psd_driver_config_t){ .handover = self->handover,
                                                             .net = self->caller.net,
                                                             .arena = psd_floats_arena(self->floats),
+                                                            .views = self->views,
                                                             .job = self->caller.job,
                                                             .name = self->caller.name,
                                                             .recipe = self->caller.recipe,
@@ -128,15 +131,18 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *given)
     psd_worker_t *self = *out = calloc(1, sizeof *self);
     psd_handover_t *handover = psd_handover_new();
     psd_floats_t *floats = psd_floats_new();
-    if (!self || !handover || !floats) {
+    psd_views_t *views = psd_views_new();
+    if (!self || !handover || !floats || !views) {
         psd_handover_destroy(&handover);
         psd_floats_destroy(&floats);
+        psd_views_destroy(&views);
         free(self);
         *out = NULL;
         return PSD_ENOMEM;
     }
     self->handover = handover;
     self->floats = floats;
+    self->views = views;
     self->process = getpid();
     int rc = prepare(self, given);
     if (rc != PSD_OK)
@@ -166,10 +172,27 @@ float *psd_worker_alloc(psd_worker_t *self, size_t n)
     return array;
 }
 
+float *psd_worker_alloc_weights(psd_worker_t *self, size_t n)
+{
+    if (!is_of_this_process(self, "alloc"))
+        return NULL;
+    float *array = psd_views_take(self->views, n);
+    if (!array)
+        psd_err_set(&self->error, PSD_ENOMEM, "no memory for an array of %zu floats", n);
+    return array;
+}
+
+/* Floats of an array of the library's; 0: it is none. */
+static size_t size_of(const psd_worker_t *self, const float *array)
+{
+    const size_t n = psd_floats_size(self->floats, array);
+    return n ? n : psd_views_size(self->views, array);
+}
+
 /* Check that the library does not use the array, now or later. */
 static int is_lent(psd_worker_t *self, const float *array)
 {
-    const uintptr_t n_bytes = psd_floats_size(self->floats, array) * sizeof *array;
+    const uintptr_t n_bytes = size_of(self, array) * sizeof *array;
     const psd_phase_t phase = look(self).phase;
     const bool is_idle = phase == PSD_PHASE_READY || phase == PSD_PHASE_FAILED || phase == PSD_PHASE_LEFT;
     if (self->list.n && !is_idle)
@@ -188,12 +211,16 @@ int psd_worker_free(psd_worker_t *self, float *array)
         return PSD_OK;
     if (!is_of_this_process(self, "free"))
         return self->error.code;
-    if (!psd_floats_size(self->floats, array))
+    if (!size_of(self, array))
         return psd_err_set(&self->error, PSD_EINVAL, "free: this array was not allocated by psd_worker_alloc on this handle");
     const int rc = is_lent(self, array);
-    if (rc == PSD_OK)
+    if (rc != PSD_OK)
+        return rc;
+    if (psd_floats_size(self->floats, array))
         psd_floats_give_back(self->floats, array);
-    return rc;
+    else
+        psd_views_give_back(self->views, array);
+    return PSD_OK;
 }
 
 /* ---- the model ---- */
@@ -643,6 +670,13 @@ int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
         return psd_err_set(&self->error, PSD_EINVAL, "a pull needs a place for each tensor");
     if (!is_usable(self, "pull"))
         return self->error.code;
+    for (uint32_t i = 0; i < self->list.n; i++)
+        if (psd_views_has(self->views, out[i]))
+            return psd_err_set(
+                &self->error, PSD_EINVAL,
+                "pull: the place of tensor %s lies in an array of psd_worker_alloc_weights, which is only read; take "
+                "one of psd_worker_alloc",
+                self->list.tensor[i].name);
     const uint64_t rejoins = look(self).rejoins;
     if (!begin(self, PSD_PHASE_READY, PSD_PHASE_PULLING, "pull"))
         return self->error.code;
@@ -727,6 +761,7 @@ void psd_worker_close(psd_worker_t **self_p)
     psd_caller_clear(&self->caller); /* first: messages in its network refer to the arrays */
     psd_handover_destroy(&self->handover);
     psd_floats_destroy(&self->floats);
+    psd_views_destroy(&self->views);
     forget_tensors(self);
     free(self);
 }

@@ -98,6 +98,7 @@ static bool doubts(psd_driver_t *self)
 /* From here on, servers must not read the caller's arrays any more, because the caller may write to them again. */
 static void end_links(psd_driver_t *self)
 {
+    psd_views_settle(self->config.views);
     for (uint32_t s = 0; self->local && s < self->n_servers; s++)
         psd_local_drop(self->local, PSD_PEER_SERVER + s);
 }
@@ -202,7 +203,7 @@ static void hold_highest(psd_driver_t *self, psd_buf_t *block)
 
 /* ---- memory ---- */
 
-/* For the links. When they fail, messages go through sockets again. */
+/* For the links. When they fail, messages go through sockets again, and a server may change what it has lent. */
 static void on_local_bad(void *arg, uint64_t peer, const char *why)
 {
     say(arg, PSD_LEVEL_WARN, "memory.malformed", "server=%" PRIu64 " reason=\"%s\"", peer - PSD_PEER_SERVER, why);
@@ -210,6 +211,8 @@ static void on_local_bad(void *arg, uint64_t peer, const char *why)
 
 static void on_local_link(void *arg, uint64_t peer, psd_link_t link)
 {
+    if (link != PSD_LINK_UP)
+        psd_views_settle(((psd_driver_t *)arg)->config.views);
     say(arg, PSD_LEVEL_DEBUG, "memory.link", "server=%" PRIu64 " state=%s", peer - PSD_PEER_SERVER,
         link == PSD_LINK_UP ? "up" : "closed");
 }
@@ -287,14 +290,31 @@ static bool copies(void *arg, uint32_t s)
     return psd_net_is_keyed(self->config.net) && !(self->local && psd_local_has(self->local, PSD_PEER_SERVER + s));
 }
 
+static bool place(void *arg, float *to, psd_buf_t *payload, const float *from, size_t n)
+{
+    return psd_views_place(((psd_driver_t *)arg)->config.views, to, payload, from, n);
+}
+
+static bool are_placed(void *arg) { return psd_views_are_placed(((psd_driver_t *)arg)->config.views); }
+
 static psd_session_t *new_session(psd_driver_t *self)
 {
     const psd_driver_config_t *c = &self->config;
     uint64_t nonce = 0;
     while (!nonce && getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
         ;
-    return psd_session_new(&(psd_session_config_t){ c->job, c->name, c->wanted, nonce, c->recipe, c->patience_ms, new_payload,
-                                                    copies, self, psd_groups_parse });
+    return psd_session_new(&(psd_session_config_t){ .job = c->job,
+                                                    .name = c->name,
+                                                    .wanted = c->wanted,
+                                                    .nonce = nonce,
+                                                    .recipe = c->recipe,
+                                                    .patience_ms = c->patience_ms,
+                                                    .new_buf = new_payload,
+                                                    .copies = copies,
+                                                    .place = place,
+                                                    .are_placed = are_placed,
+                                                    .arg = self,
+                                                    .read_groups = psd_groups_parse });
 }
 
 /* For another server 0, start a new session if this one has not joined yet. */
@@ -402,9 +422,12 @@ static void on_tick(uv_timer_t *timer)
 
 /* ---- requests ---- */
 
+/* Once everything is pushed, the caller has no use for the weights, and servers may step them where they lie. */
 static void pump(psd_driver_t *self)
 {
     self->exchanging = true;
+    if (psd_session_phase(self->session) == PSD_PHASE_EXCHANGING)
+        psd_views_let_go(self->config.views);
     while (psd_session_pump(self->session, &self->out))
         carry_out(self);
 }

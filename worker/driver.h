@@ -5,6 +5,7 @@
 
 #include "common/memory/arena.h"
 #include "worker/handover.h"
+#include "worker/views.h"
 
 typedef struct psd_driver psd_driver_t;
 
@@ -13,6 +14,7 @@ typedef struct psd_driver_config {
     psd_handover_t *handover; /* open */
     psd_net_t *net;
     psd_arena_t *arena;              /* memory that servers of this machine may read */
+    psd_views_t *views;              /* arrays that may show theirs */
     const char *job, *name, *recipe; /* as in psd_session_config_t */
     uint32_t wanted;
     uint64_t patience_ms; /* how long to wait for server 0, and for a lost server; 0: without limit */

@@ -989,23 +989,34 @@ static uint32_t copy_checked(float *to, const float *from, size_t left, uint32_t
     return crc;
 }
 
+/* Whether weights became those at `at` without a copy. In asp the servers go on while this worker computes, so they would have to
+ * make the copy; and decoded weights need memory that can be written. */
+static bool place(const psd_session_t *self, float *const *to, float *at, psd_buf_t *payload, const float *from, size_t n)
+{
+    const psd_session_config_t *c = &self->config;
+    return to == self->data && c->place && self->cluster->settings.in_rounds &&
+           psd_coding_is_lossless(&self->cluster->settings.codings.pull) && c->place(c->arg, at, payload, from, n);
+}
+
 /* Copy a part into the arrays `to`. False: it was damaged on the way. */
-static bool copy_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, const psd_buf_t *payload, float *const *to)
+static bool copy_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, float *const *to)
 {
     uint32_t crc = 0;
     for (uint32_t i = 0; i < part_at(self, s, msg->part)->n_chunks; i++) {
         const psd_chunk_t *c = psd_partition_at(&self->map, s, msg->part, i);
         const float *from = (const float *)payload->data + c->at;
-        if (msg->proven)
-            psd_copy_large(to[c->tensor] + c->offset, from, c->n * sizeof *from, self->is_large);
-        else
-            crc = copy_checked(to[c->tensor] + c->offset, from, c->n, crc);
+        float *at = to[c->tensor] + c->offset;
+        const bool placed = place(self, to, at, payload, from, c->n);
+        if (!msg->proven)
+            crc = placed ? psd_crc32c_extend(crc, at, c->n * sizeof *at) : copy_checked(at, from, c->n, crc);
+        else if (!placed)
+            psd_copy_large(at, from, c->n * sizeof *from, self->is_large);
     }
     return crc == msg->checksum;
 }
 
 /* Decode a part into the arrays `to`. False: it was damaged on the way, or it is not a valid code, and the session has failed. */
-static bool decode_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, const psd_buf_t *payload, float *const *to)
+static bool decode_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, float *const *to)
 {
     const psd_coding_t *coding = &self->cluster->settings.codings.pull;
     const uint8_t *code = payload->data;
@@ -1177,6 +1188,15 @@ static void on_residual(psd_session_t *self, const psd_heard_t *in)
     become_ready(self, in->now_ms);
 }
 
+/* A server's weights have not changed. */
+static void take_unchanged(psd_session_t *self, uint32_t s, psd_actions_t *out)
+{
+    if (self->config.are_placed && self->config.are_placed(self->config.arg))
+        send_probe(self, s, PSD_PROBE_SEND, out);
+    else
+        lacks_no_more(&self->server[s]);
+}
+
 static void on_weights(psd_session_t *self, const psd_heard_t *in)
 {
     const uint32_t s = server_of(in);
@@ -1208,8 +1228,10 @@ static void on_weights(psd_session_t *self, const psd_heard_t *in)
     heed_request(self, s, in->msg);
     if (in->payload)
         take_part(self, in->now_ms, s, in->msg, in->payload, self->data);
-    else if (self->phase == PSD_PHASE_EXCHANGING || !real_parts(self, s))
-        lacks_no_more(&self->server[s]); /* its weights have not changed */
+    else if (!real_parts(self, s))
+        lacks_no_more(&self->server[s]);
+    else if (self->phase == PSD_PHASE_EXCHANGING)
+        take_unchanged(self, s, in->out);
     if (!lacks_nothing(self))
         return;
     const bool is_first = self->phase == PSD_PHASE_REGISTERING;

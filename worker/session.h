@@ -24,7 +24,12 @@ typedef struct psd_session_config {
     /* Whether messages to server `s` must hold a copy instead of the caller's array: the transport reads an array only when it
      * sends, and nothing would detect that the caller has changed it by then. NULL: never. */
     bool (*copies)(void *arg, uint32_t s);
-    void *arg; /* of both */
+    /* Makes the `n` weights at `from`, in `payload`, those at `to` without copying them, and holds the payload until the next
+     * exchange has been pushed; false: copy them. NULL: always copy. And whether any weights came like that: then servers may change
+     * them after the push, so new ones are needed even if they are the same. */
+    bool (*place)(void *arg, float *to, psd_buf_t *payload, const float *from, size_t n);
+    bool (*are_placed)(void *arg);
+    void *arg; /* of all */
     /* Reads the job's rule and groups: psd_groups_parse, which is passed in because parsing numbers depends on the locale, and this
      * module is pure. NULL: the rule has no votes, and one rule trains all tensors. */
     int (*read_groups)(psd_groups_t *groups, const char *rule, const char *text, psd_err_t *err);

@@ -52,19 +52,41 @@ static uint32_t find_pieces(const psd_partition_t *self, uint32_t size, piece_t 
     return n;
 }
 
-static void deal(psd_partition_t *self, uint32_t size, piece_t *piece)
+/* How many of `n` equal pieces each server gets: each goes to the one that holds least. */
+static void count_shares(psd_partition_t *self, const piece_t *piece, uint32_t n, uint32_t *share)
 {
-    const uint32_t n = find_pieces(self, size, piece);
-    qsort(piece, n, sizeof *piece, larger_first);
+    memset(share, 0, self->n_servers * sizeof *share);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t least = 0;
         for (uint32_t s = 1; s < self->n_servers; s++)
             if (self->n_elements[s] < self->n_elements[least])
                 least = s;
-        for (uint32_t c = 0; c < piece[i].n_chunks; c++)
-            self->chunk[piece[i].first + c].server = least;
-        self->n_elements[least] += piece[i].n;
-        self->n_held[least] += piece[i].n_chunks;
+        share[least]++;
+        self->n_elements[least] += piece->n;
+        self->n_held[least] += piece->n_chunks;
+    }
+}
+
+static void give(psd_partition_t *self, const piece_t *piece, uint32_t server)
+{
+    for (uint32_t c = 0; c < piece->n_chunks; c++)
+        self->chunk[piece->first + c].server = server;
+}
+
+/* Servers take turns, so that a model that is pushed tensor by tensor keeps all of them busy; each takes as many pieces as a part
+ * holds, so that a part is one stretch of its tensor, which travels uncopied. */
+static void deal(psd_partition_t *self, uint32_t size, piece_t *piece, uint32_t *share)
+{
+    const uint32_t n = find_pieces(self, size, piece);
+    qsort(piece, n, sizeof *piece, larger_first);
+    for (uint32_t i = 0, end; i < n; i = end) {
+        const uint32_t turn = piece[i].n < PSD_MOST_OF_PART ? (uint32_t)(PSD_MOST_OF_PART / piece[i].n) : 1;
+        for (end = i + 1; end < n && piece[end].n == piece[i].n;)
+            end++;
+        count_shares(self, &piece[i], end - i, share);
+        for (uint32_t k = i, s = 0; k < end; s = (s + 1) % self->n_servers)
+            for (uint32_t t = 0; t < turn && share[s]; t++, share[s]--)
+                give(self, &piece[k++], s);
     }
 }
 
@@ -132,15 +154,17 @@ int psd_partition_cut(psd_partition_t *out, const psd_extent_t *tensors, size_t 
 
     out->n_chunks = (uint32_t)n_chunks;
     piece_t *piece = calloc(n_chunks + 1, sizeof *piece);
-    int rc = piece ? allocate(out, tensors) : PSD_ENOMEM;
+    uint32_t *share = calloc(n_servers, sizeof *share);
+    int rc = piece && share ? allocate(out, tensors) : PSD_ENOMEM;
     if (rc == PSD_OK) {
         cut(out, size);
-        deal(out, size, piece);
+        deal(out, size, piece, share);
         rc = number(out);
     }
     if (rc == PSD_OK)
         join(out, most);
     free(piece);
+    free(share);
     if (rc != PSD_OK) {
         psd_partition_clear(out);
         return psd_err_set(err, rc, "no memory for a map of %llu chunks", (unsigned long long)n_chunks);

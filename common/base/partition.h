@@ -3,7 +3,7 @@
  * A tensor is cut into chunks of one size, the last one shorter. The size depends only on the model (a power of two near 1/128 of
  * all elements, from 1024 to 2^18), never on the number of servers, so that chunks are the same in every layout. Chunks go,
  * largest first, to the server that holds least: the fullest server holds at most 5 % more than the mean if the model has at
- * least about twenty chunks per server.
+ * least about twenty chunks per server. Among chunks of one size, servers take turns, each with as many as a part holds.
  *
  * All chunks of a tensor that must be stepped whole lie on one server; large tensors of that kind make the servers less even.
  *

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/memory/handoff.h"
@@ -101,6 +102,17 @@ bool psd_channel_is_whole(const psd_buf_t *payload)
     return payload->release != release_view || !psd_board_has_left(&((const view_t *)payload)->lender->boards);
 }
 
+bool psd_channel_may_keep(const psd_buf_t *payload)
+{
+    if (payload->release != release_view)
+        return false;
+    lender_t *lender = ((const view_t *)payload)->lender;
+    pthread_mutex_lock(&lender->lock);
+    const bool may = lender->n_held <= PSD_BOARD_TICKETS / 2;
+    pthread_mutex_unlock(&lender->lock);
+    return may;
+}
+
 psd_buf_t *psd_channel_take(psd_buf_t *payload)
 {
     if (payload->release != release_view)
@@ -160,6 +172,8 @@ int psd_channel_listen(psd_channel_t *self, psd_err_t *err)
 
 /* ---- receiving ---- */
 
+static int collect(psd_channel_t *self);
+
 static int find_payload(psd_channel_t *self, const psd_post_t *post, const unsigned char **at, psd_err_t *err)
 {
     lender_t *lender = self->lender;
@@ -205,6 +219,8 @@ static int make_view(psd_channel_t *self, const psd_post_t *post, psd_buf_t **pa
     return PSD_OK;
 }
 
+/* What the peer returned before it sent the message is released before the message is delivered, so that its receiver may write
+ * there. */
 int psd_channel_receive(psd_channel_t *self, psd_post_t *post, psd_buf_t **payload, psd_err_t *err)
 {
     lender_t *lender = self->lender;
@@ -213,6 +229,8 @@ int psd_channel_receive(psd_channel_t *self, psd_post_t *post, psd_buf_t **paylo
     int rc = psd_board_next(&lender->boards, post, err);
     if (rc != 1)
         return rc;
+    if (collect(self) != PSD_OK)
+        return psd_err_set(err, PSD_EPROTO, "%s", self->lie.text);
     if (psd_board_wants_room(&lender->boards))
         wake(lender);
     if (post->n_bytes && (rc = make_view(self, post, &view, err)) != PSD_OK)
@@ -400,6 +418,29 @@ psd_channel_t *psd_channel_new(int fd, psd_segment_t *mine, psd_segment_t *their
         self->n_free++;
     }
     return self;
+}
+
+bool psd_channel_part(psd_channel_t *self)
+{
+    while (self->first)
+        drop_first(self);
+    if (collect(self) != PSD_OK || self->n_free == PSD_BOARD_TICKETS)
+        return false;
+    return !shutdown(self->lender->fd, SHUT_WR);
+}
+
+bool psd_channel_has_ended(psd_channel_t *self)
+{
+    uint8_t packet[PSD_HANDOFF_PACKET];
+    for (int i = 0; i < PACKETS; i++) {
+        int fd = -1;
+        const int n = psd_handoff_receive(self->lender->fd, packet, &fd, NULL);
+        if (fd >= 0)
+            close(fd);
+        if (n < 0)
+            return n != PSD_EAGAIN;
+    }
+    return false;
 }
 
 void psd_channel_close(psd_channel_t **self_p)

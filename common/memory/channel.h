@@ -10,10 +10,11 @@
  *
  *     psd_channel_take       copies it first: use it if a payload must be checked before it is used
  *     psd_channel_is_whole   tells, after reading, whether the bytes read are those sent, if the peer is honest
+ *     psd_channel_may_keep   tells whether it may be kept for long
  *
  * Take a payload before parsing it. One of at most PSD_CHANNEL_SMALL bytes is already a private copy.
  *
- * All functions belong to one thread, except these two and the release of a payload. */
+ * All functions belong to one thread, except these three and the release of a payload. */
 #pragma once
 
 #include <stdbool.h>
@@ -63,6 +64,14 @@ int psd_channel_listen(psd_channel_t *self, psd_err_t *err);
 /* Whether there is something to receive or to tend: call it between psd_channel_sleep and the sleep, and while spinning. */
 bool psd_channel_has_news(const psd_channel_t *self);
 
+/* Send nothing more and receive nothing more, but leave the payloads that the peer still has as they are, until psd_channel_close:
+ * the peer learns that the channel ends, and can copy them first. False: it has none. After it, call only psd_channel_has_ended and
+ * psd_channel_close. */
+bool psd_channel_part(psd_channel_t *self);
+
+/* After psd_channel_part: whether the peer has closed its end. Reads the socket. */
+bool psd_channel_has_ended(psd_channel_t *self);
+
 /* Announce that this side is about to sleep, so that its socket must wake it; that it is awake. Cheap when nothing changes. */
 void psd_channel_sleep(psd_channel_t *self);
 void psd_channel_rise(psd_channel_t *self);
@@ -79,3 +88,6 @@ psd_buf_t *psd_channel_take(psd_buf_t *payload);
 
 /* Whether all bytes of it read so far are those that were sent; true for a payload outside a peer's memory. */
 bool psd_channel_is_whole(const psd_buf_t *payload);
+
+/* Whether it lies in a peer's memory, and the peer can go on sending while it is kept: at most half of its tickets are out. */
+bool psd_channel_may_keep(const psd_buf_t *payload);

@@ -26,7 +26,8 @@ typedef struct hello {
     uint8_t token[PSD_TOKEN_BYTES]; /* zero in a welcome */
 } hello_t;
 
-typedef enum stage { STRANGER, KNOCKING, UP, GONE } stage_t;
+/* PARTED: this side has ended it, but the peer may still read payloads; ENDING: its end is being reported. */
+typedef enum stage { STRANGER, KNOCKING, UP, PARTED, ENDING, GONE } stage_t;
 
 typedef struct link {
     psd_local_t *hub; /* NULL: the hub is closed */
@@ -35,7 +36,7 @@ typedef struct link {
     uint64_t peer;
     int fd;                 /* until UP; then the channel owns it */
     psd_segment_t board;    /* of this side, while KNOCKING */
-    psd_channel_t *channel; /* while UP */
+    psd_channel_t *channel; /* while UP, PARTED or ENDING */
     uint64_t until_ms;      /* deadline while STRANGER or KNOCKING */
     bool is_closed;         /* its handle is closed, when GONE */
 } link_t;
@@ -78,19 +79,34 @@ static void on_link_closed(uv_handle_t *handle)
         free(link);
 }
 
+static void take_down(link_t *link, stage_t stage)
+{
+    link->hub->n_strangers -= link->stage == STRANGER;
+    link->hub->counts.up -= link->stage == UP;
+    link->stage = stage;
+}
+
 /* The loop forgets the descriptor before it is closed, because its number may be reused at once. The link stays in the array until
  * a sweep, because a caller may be iterating over the array. */
 static void let_go(link_t *link)
 {
+    take_down(link, GONE);
     uv_close((uv_handle_t *)&link->poll, on_link_closed);
-    link->hub->n_strangers -= link->stage == STRANGER;
-    link->hub->counts.up -= link->stage == UP;
     if (link->channel)
         psd_channel_close(&link->channel);
     else if (link->fd >= 0)
         close(link->fd);
     psd_segment_close(&link->board);
-    link->stage = GONE;
+}
+
+/* This side ends a link whose peer lives. Only the side that listens lends what it goes on using: the other's payloads belong to
+ * callers, who may write to them as soon as the link is dropped. */
+static void part(link_t *link)
+{
+    if (link->stage == UP && link->hub->listener >= 0 && psd_channel_part(link->channel))
+        take_down(link, PARTED);
+    else
+        let_go(link);
 }
 
 static void sweep(psd_local_t *self)
@@ -119,16 +135,33 @@ static void end(link_t *link, const psd_err_t *why)
 {
     psd_local_t *self = link->hub;
     const stage_t stage = link->stage;
-    let_go(link);
+    take_down(link, ENDING);
     self->counts.refused += stage == STRANGER;
-    if (stage == STRANGER)
+    if (stage == STRANGER) {
+        let_go(link);
         return;
+    }
     if (why && why->code == PSD_EPROTO) {
         self->counts.lies++;
         self->handler.on_bad(self->handler.arg, link->peer, why->text);
     }
     if (self->handler.on_link)
         self->handler.on_link(self->handler.arg, link->peer, PSD_LINK_BROKEN);
+    let_go(link);
+}
+
+/* A newer link with the same peer takes the place of this one. */
+static void replace(link_t *link)
+{
+    const psd_local_t *self = link->hub;
+    const uint64_t peer = link->peer;
+    if (self->listener < 0) {
+        end(link, NULL);
+        return;
+    }
+    part(link);
+    if (self->handler.on_link)
+        self->handler.on_link(self->handler.arg, peer, PSD_LINK_BROKEN);
 }
 
 static void bring_up(link_t *link, psd_segment_t *mine, psd_segment_t *theirs)
@@ -195,7 +228,7 @@ static void admit(link_t *link, const hello_t *hello, int board)
     mine.fd = -1;
     link_t *older = find(self, peer);
     if (older)
-        end(older, NULL);
+        replace(older);
     link->peer = peer;
     bring_up(link, &mine, &theirs);
 }
@@ -273,6 +306,8 @@ static void on_packets(uv_poll_t *poll, int status, int events)
         const bool failed = rc != PSD_EUNAVAILABLE || deliver(link, PSD_BOARD_SLOTS, &err) != PSD_OK;
         if (link->stage == UP)
             end(link, failed ? &err : NULL);
+    } else if (link->stage == PARTED && psd_channel_has_ended(link->channel)) {
+        let_go(link);
     }
 }
 
@@ -525,7 +560,7 @@ int psd_local_connect(psd_local_t *self, const char *name, const uint8_t token[P
         rc = psd_err_set(err, PSD_EUNAVAILABLE, "the peer left before the handshake");
     link_t *older = rc == PSD_OK ? find(self, peer) : NULL;
     if (older)
-        end(older, NULL);
+        replace(older);
     link_t *link = rc == PSD_OK ? add(self, fd, KNOCKING, peer) : NULL;
     if (rc == PSD_OK && !link)
         rc = psd_err_set(err, PSD_ESYSTEM, "cannot wait for a process of this machine");
@@ -556,9 +591,8 @@ void psd_local_drop(psd_local_t *self, uint64_t peer)
 {
     link_t *link = find(self, peer);
     forget(self, peer);
-    if (!link)
-        return;
-    let_go(link);
+    if (link)
+        part(link);
 }
 
 uint64_t psd_local_held(const psd_local_t *self, uint64_t peer)

@@ -7,8 +7,9 @@
  * exist there, and all messages stay with ZeroMQ. Both sides get PSD_LINK_UP by `on_link`.
  *
  * Guarantees. A message arrives whole and in order, or is lost with the link: then `on_link` reports PSD_LINK_BROKEN, once, after
- * the last message that the peer had sent; if the peer lied, `on_bad` reports it before that. A link does not reconnect; a new
- * token makes a new one. There is no order between messages sent by ZeroMQ and messages sent in memory.
+ * the last message that the peer had sent; if the peer lied, `on_bad` reports it before that. Payloads of an honest peer that lives
+ * do not change until `on_link` returns: one that has to drop a link keeps what it has lent until the other side has closed it. A
+ * link does not reconnect; a new token makes a new one. There is no order between messages sent by ZeroMQ and messages sent in memory.
  *
  * Received payloads lie in the peer's memory and may change while they are read: see psd_channel_take and psd_channel_is_whole in
  * common/memory/channel.h. Payloads in the arena travel uncopied; others are copied into it once.
@@ -61,7 +62,8 @@ bool psd_local_has(const psd_local_t *self, uint64_t peer);
  * no link to this peer. */
 int psd_local_send(psd_local_t *self, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload);
 
-/* Drop `peer`: void its token and close its link, without a call of `on_link`. Handlers may call this. */
+/* Drop `peer`: void its token and close its link, without a call of `on_link`. The side that listens keeps the payloads that the peer
+ * still has as they are until the peer, too, has closed the link; the other side's may change at once. Handlers may call this. */
 void psd_local_drop(psd_local_t *self, uint64_t peer);
 
 /* Bytes of payloads that `peer` has sent and that are not yet released; 0 without a link. */

@@ -148,11 +148,13 @@ static void connect_to(member_t *self, const char *server)
         repeat_die("exchange_psd: %s", psd_worker_error(self->worker));
 }
 
-static float *floats(member_t *self, size_t n, float value)
+typedef float *alloc_fn(psd_worker_t *worker, size_t n);
+
+static float *floats(member_t *self, alloc_fn *alloc, size_t n, float value)
 {
     if (!given->flag[ARRAYS])
         return repeat_floats(n, value);
-    float *array = psd_worker_alloc(self->worker, n);
+    float *array = alloc(self->worker, n);
     if (!array)
         repeat_die("exchange_psd: %s", psd_worker_error(self->worker));
     for (size_t i = 0; i < n; i++)
@@ -164,7 +166,7 @@ static void join(member_t *self, const char *server)
 {
     const size_t n = given->value[PARAMETERS].u, n_tensors = given->value[TENSORS].u;
     connect_to(self, server);
-    float *gradients = floats(self, n, 1e-3f), *weights = floats(self, n, 0.5f);
+    float *gradients = floats(self, psd_worker_alloc, n, 1e-3f), *weights = floats(self, psd_worker_alloc_weights, n, 0.5f);
     psd_tensor_t *tensors = calloc(n_tensors, sizeof *tensors);
     uint64_t *sizes = calloc(n_tensors, sizeof *sizes);
     char(*names)[24] = calloc(n_tensors, sizeof *names);

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -86,9 +87,10 @@ Test(memory, with_net_local_off_nothing_travels_through_memory)
 enum { FIRST = 300000, SECOND = 70001, MODEL_SIZE = FIRST + SECOND };
 
 /* One array of the program's or of the library's. */
-static float *floats(psd_worker_t *worker, bool of_library)
+typedef float *alloc_fn(psd_worker_t *worker, size_t n);
+static float *floats(psd_worker_t *worker, alloc_fn *alloc)
 {
-    float *array = of_library ? psd_worker_alloc(worker, MODEL_SIZE) : calloc(MODEL_SIZE, sizeof *array);
+    float *array = alloc ? alloc(worker, MODEL_SIZE) : calloc(MODEL_SIZE, sizeof *array);
     cr_assert_not_null(array);
     return array;
 }
@@ -102,12 +104,12 @@ static psd_worker_t *connect_to(unsigned server)
 }
 
 /* Two tensors that follow each other in one array; the gradient is overwritten as soon as that is allowed. */
-static void train_here(const char *more, bool of_library, float out[MODEL_SIZE])
+static void train_here(const char *more, alloc_fn *of_weights, alloc_fn *of_gradients, float out[MODEL_SIZE])
 {
     static const uint64_t first = FIRST, second = SECOND;
     cluster_start_servers(&cluster, 2, "--workers-min=1 --optimizer=adam(lr=0.01)%s", more);
     psd_worker_t *worker = connect_to(0);
-    float *w = floats(worker, of_library), *g = floats(worker, of_library);
+    float *w = floats(worker, of_weights), *g = floats(worker, of_gradients);
     for (size_t i = 0; i < MODEL_SIZE; i++)
         w[i] = (float)(i % 17) - 8;
     const psd_tensor_t tensors[] = { { "a", &first, 1, w }, { "b", &second, 1, w + FIRST } };
@@ -118,7 +120,7 @@ static void train_here(const char *more, bool of_library, float out[MODEL_SIZE])
             g[i] = w[i] * (float)(1 + (i + (size_t)step) % 5);
         cr_assert_eq(psd_worker_exchange(worker, (const float *const[]){ g, step % 4 ? g + FIRST : NULL }, 1, 0, &ticket),
                      PSD_W_OK);
-        if (of_library)
+        if (of_gradients)
             cr_expect_eq(psd_worker_free(worker, g), PSD_W_EINVAL, "the exchange is open");
         cr_assert_eq(psd_worker_wait(worker, ticket, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
         memset(g, 0x7f, MODEL_SIZE * sizeof *g);
@@ -126,10 +128,10 @@ static void train_here(const char *more, bool of_library, float out[MODEL_SIZE])
     memcpy(out, w, MODEL_SIZE * sizeof *w);
     cr_assert_eq(psd_worker_leave(worker, 1, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
     psd_worker_close(&worker);
-    if (!of_library) {
+    if (!of_weights)
         free(w);
+    if (!of_gradients)
         free(g);
-    }
     cluster_finish(&cluster, DONE_MS);
     cluster_close(&cluster);
     cluster_open(&cluster);
@@ -137,12 +139,152 @@ static void train_here(const char *more, bool of_library, float out[MODEL_SIZE])
 
 Test(memory, arrays_of_the_library_make_no_difference_but_in_time)
 {
-    static float private[MODEL_SIZE], of_library[MODEL_SIZE], by_sockets[MODEL_SIZE];
-    train_here("", false, private);
-    train_here("", true, of_library);
-    train_here(" --net-local=off", true, by_sockets);
+    static float private[MODEL_SIZE], of_library[MODEL_SIZE], only_read[MODEL_SIZE], by_sockets[MODEL_SIZE];
+    train_here("", NULL, NULL, private);
+    train_here("", psd_worker_alloc, psd_worker_alloc, of_library);
+    train_here("", psd_worker_alloc_weights, psd_worker_alloc, only_read);
+    train_here(" --net-local=off", psd_worker_alloc_weights, psd_worker_alloc, by_sockets);
     cr_expect_eq(memcmp(private, of_library, sizeof private), 0);
+    cr_expect_eq(memcmp(private, only_read, sizeof private), 0);
     cr_expect_eq(memcmp(private, by_sockets, sizeof private), 0);
+}
+
+/* ---- weights that a program only reads ---- */
+
+/* A worker with such weights, all 1, and a gradient that is all 1. */
+typedef struct reader {
+    psd_worker_t *worker;
+    float *w, *g;
+} reader_t;
+
+static void join_reader(reader_t *self)
+{
+    static const uint64_t n = MODEL_SIZE;
+    self->worker = connect_to(0);
+    self->w = floats(self->worker, psd_worker_alloc_weights);
+    self->g = floats(self->worker, psd_worker_alloc);
+    for (size_t i = 0; i < MODEL_SIZE; i++)
+        self->w[i] = self->g[i] = 1;
+    cr_assert_eq(psd_worker_register(self->worker, &(psd_tensor_t){ "w", &n, 1, self->w }, 1), PSD_W_OK, "%s",
+                 psd_worker_error(self->worker));
+}
+
+static psd_ticket_t push_ones(reader_t *self)
+{
+    psd_ticket_t ticket;
+    cr_assert_eq(psd_worker_exchange(self->worker, (const float *const[]){ self->g }, 1, 0, &ticket), PSD_W_OK, "%s",
+                 psd_worker_error(self->worker));
+    return ticket;
+}
+
+static void expect_all(const reader_t *self, float value)
+{
+    for (size_t i = 0; i < MODEL_SIZE; i++)
+        cr_assert_eq(self->w[i], value, "element %zu is %g, not %g", i, (double)self->w[i], (double)value);
+}
+
+/* The weights' pages that are a server's memory, which is named so in the list of a process's memory. */
+static bool shows_a_server(const reader_t *self)
+{
+    char line[512];
+    bool shows = false;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (fgets(line, sizeof line, maps)) {
+        unsigned long from, to;
+        if (sscanf(line, "%lx-%lx", &from, &to) == 2 && (uintptr_t)self->w >= from && (uintptr_t)self->w < to)
+            shows = strstr(line, "memfd:psd") && strstr(line, " r--s ");
+    }
+    fclose(maps);
+    return shows;
+}
+
+static void *join_in_thread(void *reader)
+{
+    join_reader(reader);
+    return NULL;
+}
+
+/* The second joins while the first waits for it. */
+static void join_two(reader_t reader[2])
+{
+    pthread_t thread;
+    cr_assert_eq(pthread_create(&thread, NULL, join_in_thread, &reader[1]), 0);
+    join_reader(&reader[0]);
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+}
+
+static int finish(reader_t *self, psd_ticket_t ticket) { return psd_worker_wait(self->worker, ticket, DONE_MS); }
+
+Test(memory, weights_do_not_change_under_a_worker_that_is_late_while_the_others_go_on)
+{
+    reader_t reader[2];
+    cluster_start_servers(&cluster, 1,
+                          "--workers-min=1 --workers-want=2 --optimizer=sgd(lr=1) --round-timeout=300ms --workers-lost=drop");
+    join_two(reader);
+    psd_ticket_t ticket[2] = { push_ones(&reader[0]), push_ones(&reader[1]) };
+    for (int i = 0; i < 2; i++) {
+        cr_assert_eq(finish(&reader[i], ticket[i]), PSD_W_OK);
+        expect_all(&reader[i], 0);
+        cr_expect(shows_a_server(&reader[i]), "nothing was copied");
+    }
+    for (int step = 1; step <= 20; step++) { /* the first of these gives reader 0 up */
+        cr_assert_eq(finish(&reader[1], push_ones(&reader[1])), PSD_W_OK);
+        expect_all(&reader[0], 0);
+        expect_all(&reader[1], (float)-step);
+    }
+    cr_expect_eq(finish(&reader[0], push_ones(&reader[0])), PSD_W_EFENCED);
+    psd_worker_close(&reader[0].worker);
+    cr_assert_eq(psd_worker_leave(reader[1].worker, 1, DONE_MS), PSD_W_OK);
+    expect_all(&reader[1], -20);
+    psd_worker_close(&reader[1].worker);
+}
+
+Test(memory, weights_that_the_program_has_outlive_their_server_and_are_its_own_after_the_last_exchange)
+{
+    reader_t reader;
+    cluster_start_servers(&cluster, 1, "--workers-min=1 --optimizer=sgd(lr=1)");
+    join_reader(&reader);
+    cr_assert_eq(finish(&reader, push_ones(&reader)), PSD_W_OK);
+    cr_expect(shows_a_server(&reader));
+    kill(cluster.server[0].pid, SIGKILL);
+    cluster_wait(&cluster.server[0], DONE_MS);
+    expect_all(&reader, 0);
+    psd_worker_leave(reader.worker, 0, 1000);
+    expect_all(&reader, 0);
+    psd_worker_close(&reader.worker);
+}
+
+Test(memory, rounds_that_change_nothing_leave_the_weights_readable)
+{
+    reader_t reader;
+    cluster_start_servers(&cluster, 2, "--workers-min=1 --optimizer=sgd(lr=1) --sync-accumulate=3");
+    join_reader(&reader);
+    for (int round = 1; round <= 9; round++) {
+        cr_assert_eq(finish(&reader, push_ones(&reader)), PSD_W_OK);
+        expect_all(&reader, (float)(1 - round / 3));
+        cr_expect(shows_a_server(&reader));
+    }
+    cr_assert_eq(psd_worker_leave(reader.worker, 1, DONE_MS), PSD_W_OK);
+    expect_all(&reader, -2);
+    cr_expect_not(shows_a_server(&reader));
+    reader.w[0] = 5; /* it is the program's own now */
+    psd_worker_close(&reader.worker);
+}
+
+Test(memory, slow_weights_do_not_go_where_weights_are_only_read)
+{
+    reader_t reader;
+    cluster_start_servers(&cluster, 1, "--workers-min=1 --optimizer=lookahead(sgd(lr=1))");
+    join_reader(&reader);
+    cr_expect_eq(psd_worker_pull_slow(reader.worker, &reader.w, DONE_MS), PSD_W_EINVAL);
+    cr_expect_not_null(
+        strstr(psd_worker_error(reader.worker), "the place of tensor w lies in an array of psd_worker_alloc_weights"));
+    cr_expect_eq(psd_worker_pull_slow(reader.worker, &reader.g, DONE_MS), PSD_W_OK, "%s", psd_worker_error(reader.worker));
+    cr_expect_eq(reader.g[MODEL_SIZE - 1], 1);
+    cr_expect_eq(psd_worker_free(reader.worker, reader.w), PSD_W_EINVAL, "tensor w lies there");
+    float *other = psd_worker_alloc_weights(reader.worker, 5);
+    cr_expect_eq(psd_worker_free(reader.worker, other), PSD_W_OK);
+    psd_worker_close(&reader.worker);
 }
 
 static void expect_refusal(psd_worker_t *worker, float *array, const char *words)

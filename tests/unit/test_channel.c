@@ -242,6 +242,56 @@ Test(channel, a_payload_outlives_its_channel_and_shows_when_it_may_have_changed)
     psd_buf_unref(&buf);
 }
 
+Test(channel, what_was_returned_before_a_message_was_sent_is_the_receivers_own_when_the_message_comes)
+{
+    psd_buf_t *lent = filled(far_arena, 1 << 20, 1), *answer = filled(near_arena, 1 << 20, 2);
+    psd_channel_send(far, "h", 1, lent);
+    cr_assert_eq(psd_channel_receive(near, &post, &payload, &err), 1);
+    psd_buf_unref(&payload);
+    psd_channel_send(near, "h", 1, answer);
+    cr_expect_not(psd_buf_is_unique(lent));
+    cr_assert_eq(psd_channel_receive(far, &post, &payload, &err), 1);
+    cr_expect(psd_buf_is_unique(lent));
+    psd_buf_unref(&payload);
+    psd_buf_unref(&lent);
+    psd_buf_unref(&answer);
+}
+
+Test(channel, payloads_may_be_kept_until_half_of_the_tickets_are_out)
+{
+    static psd_buf_t *held[PSD_BOARD_TICKETS];
+    psd_buf_t *buf = filled(far_arena, PSD_CHANNEL_SMALL + 4, 1);
+    for (int i = 0; i <= PSD_BOARD_TICKETS / 2; i++) {
+        cr_assert_eq(psd_channel_send(far, "h", 1, buf), PSD_OK);
+        cr_assert_eq(psd_channel_receive(near, &post, &held[i], &err), 1);
+        cr_expect_eq(psd_channel_may_keep(held[i]), i < PSD_BOARD_TICKETS / 2, "payload %d", i);
+    }
+    cr_expect_not(psd_channel_may_keep(buf), "it is no peer's");
+    for (int i = 0; i <= PSD_BOARD_TICKETS / 2; i++)
+        psd_buf_unref(&held[i]);
+    psd_channel_tend(far, &err);
+    psd_buf_unref(&buf);
+}
+
+Test(channel, one_that_has_parted_leaves_what_it_has_lent_until_its_peer_has_closed)
+{
+    psd_buf_t *buf = filled(far_arena, 1 << 20, 1);
+    cr_expect_not(psd_channel_part(far), "nothing is lent");
+    psd_channel_send(far, "h", 1, buf);
+    cr_assert_eq(psd_channel_receive(near, &post, &payload, &err), 1);
+    cr_expect(psd_channel_part(far));
+    cr_expect_eq(psd_channel_listen(near, &err), PSD_EUNAVAILABLE, "the peer learns of it");
+    cr_expect_not(psd_channel_has_ended(far));
+    cr_expect_not(psd_buf_is_unique(buf));
+    cr_expect(psd_channel_is_whole(payload));
+    psd_buf_unref(&payload);
+    psd_channel_close(&near);
+    cr_expect(psd_channel_has_ended(far));
+    psd_channel_close(&far);
+    cr_expect(psd_buf_is_unique(buf));
+    psd_buf_unref(&buf);
+}
+
 Test(channel, a_small_payload_of_a_sender_that_has_left_is_none)
 {
     psd_buf_t *buf = filled(far_arena, 100, 1);

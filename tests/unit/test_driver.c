@@ -23,6 +23,7 @@ static uint32_t leaves[2], n_leaves; /* the first codes of LEAVE that differ */
 static atomic_bool was_refused;      /* as the driver reports */
 static atomic_uint n_waiting;        /* lines on waiting */
 static psd_handover_t *handover;
+static psd_views_t *views;
 static psd_driver_t *driver;
 static psd_err_t err;
 
@@ -109,6 +110,7 @@ static void setup(void)
         cr_assert_not_null(server[s] = psd_socket_bind(net, &loop, "tcp://127.0.0.1:0", &handler, at[s], NULL));
     }
     cr_assert_not_null(handover = psd_handover_new());
+    cr_assert_not_null(views = psd_views_new());
     cr_assert_eq(psd_handover_open(handover, &err), PSD_OK);
 }
 
@@ -117,6 +119,7 @@ static void teardown(void)
     psd_driver_stop(&driver);
     psd_net_destroy(&worker_net);
     psd_handover_destroy(&handover);
+    psd_views_destroy(&views);
     for (size_t s = 0; s < 2; s++)
         psd_socket_close(&server[s], 0);
     uv_run(&loop, UV_RUN_DEFAULT);
@@ -139,6 +142,7 @@ static void start(const char *join)
 {
     driver = psd_driver_start(&(psd_driver_config_t){ .handover = handover,
                                                       .net = worker_net,
+                                                      .views = views,
                                                       .job = "mnist",
                                                       .name = "w",
                                                       .recipe = "",

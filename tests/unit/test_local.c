@@ -22,7 +22,10 @@ typedef struct end {
     char name[PSD_HANDOFF_NAME];
     unsigned got, up, broken, bad;
     uint64_t last_peer, sum;
-    bool in_order, echoes, drops;
+    bool in_order, echoes, drops, keeps;
+    psd_buf_t *kept; /* the last payload, if it keeps one */
+    psd_buf_t *lent; /* to this end; and whether it still was when the link had ended */
+    bool was_lent;
     char why[200];
 } end_t;
 
@@ -42,6 +45,10 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     self->last_peer = peer;
     for (size_t i = 0; payload && i < payload->n_bytes; i++)
         self->sum += ((const unsigned char *)payload->data)[i];
+    if (self->keeps) {
+        psd_buf_unref(&self->kept);
+        self->kept = psd_buf_ref(payload);
+    }
     if (self->echoes)
         psd_local_send(self->local, peer, header, n_header, payload);
     if (self->drops)
@@ -62,6 +69,7 @@ static void on_link(void *arg, uint64_t peer, psd_link_t link)
     self->last_peer = peer;
     self->up += link == PSD_LINK_UP;
     self->broken += link == PSD_LINK_BROKEN;
+    self->was_lent = self->lent && !psd_buf_is_unique(self->lent);
 }
 
 static void open_end(end_t *self, uv_loop_t *at)
@@ -345,6 +353,60 @@ Test(local, a_peer_is_dropped_by_the_handler_of_its_message)
         send_number(&client, PEER, ASK, i, NULL);
     UNTIL(client.broken);
     cr_expect(server.got == 1 && !server.broken && !psd_local_has(server.local, 7));
+}
+
+/* Send a payload that the client keeps. */
+static psd_buf_t *lend(void)
+{
+    psd_buf_t *lent = psd_arena_new_buf(server.arena, 1 << 20);
+    memset(lent->data, 1, lent->n_bytes);
+    client.keeps = true;
+    link_up();
+    send_number(&server, 7, TALK, 0, lent);
+    UNTIL(client.got);
+    return lent;
+}
+
+Test(local, the_side_that_listens_keeps_what_it_has_lent_to_a_dropped_peer_until_that_has_heard_of_it)
+{
+    psd_buf_t *lent = lend();
+    client.lent = lent;
+    psd_local_drop(server.local, 7);
+    cr_expect_not(psd_local_has(server.local, 7));
+    cr_expect_eq(psd_local_counts(server.local)->up, 0);
+    cr_expect_not(psd_buf_is_unique(lent));
+    UNTIL(client.broken);
+    cr_expect(client.was_lent, "when the client hears of the end, its payload is as it was");
+    UNTIL(psd_buf_is_unique(lent));
+    cr_expect_not(server.broken);
+    psd_buf_unref(&client.kept);
+    psd_buf_unref(&lent);
+}
+
+Test(local, a_new_link_leaves_what_the_one_before_has_lent_until_the_client_has_heard_of_it)
+{
+    psd_buf_t *lent = lend();
+    client.lent = lent;
+    psd_local_expect(server.local, 7, token, NULL);
+    psd_local_connect(client.local, server.name, token, PEER, NULL);
+    cr_expect(client.broken == 1 && client.was_lent);
+    UNTIL(client.up == 2 && server.up == 2 && server.broken == 1);
+    UNTIL(psd_buf_is_unique(lent));
+    psd_buf_unref(&client.kept);
+    psd_buf_unref(&lent);
+}
+
+Test(local, the_other_side_lends_nothing_any_more_once_it_has_dropped_its_peer)
+{
+    psd_buf_t *lent = psd_arena_new_buf(client.arena, 1 << 20);
+    server.keeps = true;
+    link_up();
+    send_number(&client, PEER, TALK, 0, lent);
+    UNTIL(server.got);
+    psd_local_drop(client.local, PEER);
+    cr_expect(psd_buf_is_unique(lent), "its caller may write to it at once");
+    psd_buf_unref(&server.kept);
+    psd_buf_unref(&lent);
 }
 
 Test(local, silent_strangers_make_room_when_they_leave)

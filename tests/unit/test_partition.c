@@ -159,6 +159,27 @@ Test(partition, a_servers_chunks_are_cut_into_parts_in_their_order_and_none_is_l
         }
 }
 
+Test(partition, parts_of_a_large_tensor_are_stretches_of_it_and_servers_take_turns)
+{
+    static const uint64_t sizes[] = { (uint64_t)24 << 20, 7 };
+    for (uint32_t servers = 1; servers <= 4; servers++) {
+        cr_assert_eq(psd_partition_make(&map, sizes, 2, servers, PSD_MOST_OF_PART, NULL), PSD_OK);
+        for (uint32_t s = 0; s < servers; s++)
+            for (uint32_t p = 0; p < map.n_parts[s]; p++)
+                for (uint32_t i = 1; i < map.part[s][p].n_chunks; i++) {
+                    const psd_chunk_t *before = psd_partition_at(&map, s, p, i - 1), *c = psd_partition_at(&map, s, p, i);
+                    cr_expect(c->tensor || (!before->tensor && c->offset == before->offset + before->n),
+                              "%u servers: part %u of server %u", servers, p, s);
+                }
+        for (uint32_t i = 0; i + 1 < map.n_chunks; i++) {
+            const psd_chunk_t *c = &map.chunk[i];
+            const uint32_t turn = (uint32_t)(c->offset / PSD_MOST_OF_PART % servers);
+            cr_expect(c->tensor || c->server == turn, "%u servers: chunk %u is on %u, not %u", servers, i, c->server, turn);
+        }
+        psd_partition_clear(&map);
+    }
+}
+
 Test(partition, a_small_model_is_one_part_of_each_server_for_any_number_of_tensors, .fini = teardown)
 {
     make_parts(2, PSD_MOST_OF_PART);

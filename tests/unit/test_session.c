@@ -18,6 +18,7 @@ static float weights[2] = { 1, 2 };
 static const float *const gradient[] = { (const float[]){ 5, 6 } };
 static psd_err_t err;
 static psd_codings_t codings; /* of the job */
+static bool in_rounds;        /* likewise */
 
 static psd_msg_t message(psd_kind_t kind, uint64_t run)
 {
@@ -65,11 +66,14 @@ static uint32_t part_elements = PSD_MAX_CHUNK;
 static void welcome(uint64_t run, uint64_t nonce)
 {
     uint8_t bytes[512];
-    psd_cluster_t cluster = {
-        .n_servers = 1,
-        .endpoint = { "tcp://here:1" },
-        .settings = { .text = "mode=bsp", .mode = "bsp", .lease_ms = 600, .part_elements = part_elements, .codings = codings }
-    };
+    psd_cluster_t cluster = { .n_servers = 1,
+                              .endpoint = { "tcp://here:1" },
+                              .settings = { .text = "mode=bsp",
+                                            .mode = "bsp",
+                                            .lease_ms = 600,
+                                            .part_elements = part_elements,
+                                            .codings = codings,
+                                            .in_rounds = in_rounds } };
     psd_msg_t msg = message(PSD_MSG_WELCOME, run);
     snprintf(cluster.settings.optimizer, sizeof cluster.settings.optimizer, "%s", rule);
     msg.seq = nonce;
@@ -103,7 +107,8 @@ static void setup(void)
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
     psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
     float *const data[] = { weights };
-    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL, psd_groups_parse });
+    session =
+        psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .read_groups = psd_groups_parse });
     pass(0);
     cr_assert_not_null(sent(PSD_MSG_HELLO));
     welcome(RUN, NONCE);
@@ -438,7 +443,8 @@ static void give_up(uint32_t silent)
         .settings = { .text = "mode=bsp", .mode = "bsp", .optimizer = "sgd", .lease_ms = 600, .part_elements = PSD_MAX_CHUNK }
     };
     psd_msg_t hello = message(PSD_MSG_WELCOME, RUN), beat = message(PSD_MSG_HEARTBEAT, RUN);
-    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 5000, NULL, NULL, NULL, psd_groups_parse });
+    session = psd_session_new(&(psd_session_config_t){
+        .job = "job", .name = "me", .nonce = NONCE, .patience_ms = 5000, .read_groups = psd_groups_parse });
     pass(0);
     hello.seq = NONCE;
     say(&hello, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
@@ -591,7 +597,8 @@ Test(session, initial_values_are_returned_unchanged_after_coded_weights_have_arr
     const float initial[] = { 1.001f, 2 };
     codings = (psd_codings_t){ .pull = { psd_codec_find("bf16"), 0 } };
     memcpy(weights, initial, sizeof weights);
-    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL, psd_groups_parse });
+    session =
+        psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .read_groups = psd_groups_parse });
     pass(0);
     welcome(RUN, NONCE);
     cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 1, .tensor = &tensor }, data, &out, &err), PSD_OK);
@@ -617,7 +624,8 @@ Test(session, inherited_state_is_reported_array_by_array_until_a_step_is_made, .
     *all = (psd_inheritance_t){ .n = 2, .of = calloc(2, sizeof *all->of), .slot = calloc(2, sizeof *all->slot) };
     memcpy(all->of, inherited, sizeof inherited);
     memcpy(all->slot[0][0] = malloc(sizeof momentum), momentum, sizeof momentum);
-    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL, psd_groups_parse });
+    session =
+        psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .read_groups = psd_groups_parse });
     pass(0);
     rule = "sgd(momentum=0.9)";
     welcome(RUN, NONCE);
@@ -654,7 +662,8 @@ static bool is_pushed_uncopied(const float *a, const float *b, const float *c, b
                                    { .name = "b", .n_dims = 1, .dim = { 3 }, .n_elements = 3 },
                                    { .name = "c", .n_dims = 0, .n_elements = 1 } };
     float w[6] = { 0 };
-    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, copies, &session, psd_groups_parse });
+    session = psd_session_new(&(psd_session_config_t){
+        .job = "job", .name = "me", .nonce = NONCE, .copies = copies, .arg = &session, .read_groups = psd_groups_parse });
     pass(0);
     welcome(RUN, NONCE);
     cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 3, .tensor = tensor },
@@ -686,6 +695,87 @@ Test(session, tensors_that_follow_each_other_in_memory_are_pushed_from_where_the
     cr_expect_not(is_pushed_uncopied(g, g + 2, g + 5, always), "the way wants copies");
 }
 
+/* ---- weights in a server's memory ---- */
+
+static unsigned n_placed;
+static bool places; /* whether the transport can */
+
+static bool place(void *arg, float *to, psd_buf_t *payload, const float *from, size_t n)
+{
+    cr_expect_eq(arg, &session);
+    cr_expect(from >= (const float *)payload->data && n == 2);
+    if (places)
+        memcpy(to, from, n * sizeof *to); /* stands for the pages of the server */
+    n_placed += places;
+    return places;
+}
+
+static bool are_placed(void *arg) { return arg == &session && n_placed; }
+
+static void setup_placing(void)
+{
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
+    session = psd_session_new(&(psd_session_config_t){ .job = "job",
+                                                       .name = "me",
+                                                       .nonce = NONCE,
+                                                       .place = place,
+                                                       .are_placed = are_placed,
+                                                       .arg = &session,
+                                                       .read_groups = psd_groups_parse });
+    pass(0);
+    welcome(RUN, NONCE);
+    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 1, .tensor = &tensor }, (float *const[]){ weights },
+                                      &out, &err),
+                 PSD_OK);
+    send_weights(RUN, 4, 3, 4);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect(weights[0] == 3 && weights[1] == 4);
+}
+
+/* Exchange, and hear that the weights have not changed. */
+static void exchange_for_nothing(void)
+{
+    psd_msg_t msg = message(PSD_MSG_WEIGHTS, RUN);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    psd_session_pump(session, &out);
+    msg.parts = msg.world = 1;
+    msg.clock = 5;
+    say(&msg, NULL, 0);
+}
+
+Test(session, weights_that_a_server_may_change_after_the_push_are_requested_again_if_a_round_has_left_them_as_they_were,
+     .fini = teardown)
+{
+    in_rounds = places = true;
+    setup_placing();
+    cr_expect_eq(n_placed, 1);
+    exchange_for_nothing();
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_EXCHANGING);
+    const psd_msg_t *probe = sent(PSD_MSG_PROBE);
+    cr_assert_not_null(probe);
+    cr_expect(probe->code == PSD_PROBE_SEND && probe->clock == 5);
+    cr_expect(psd_bitmap_get(sent_with(PSD_MSG_PROBE)->data, 0));
+    send_weights(RUN, 5, 3, 4);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect_eq(n_placed, 2);
+}
+
+Test(session, weights_that_were_copied_are_not_requested_again, .fini = teardown)
+{
+    in_rounds = true;
+    setup_placing();
+    exchange_for_nothing();
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect_null(sent(PSD_MSG_PROBE));
+}
+
+Test(session, weights_of_a_job_without_rounds_are_copied_because_its_servers_go_on, .fini = teardown)
+{
+    places = true;
+    setup_placing();
+    cr_expect_eq(n_placed, 0);
+}
+
 /* ---- tensor by tensor ---- */
 
 enum { HALF = PSD_MOST_OF_PART }; /* elements of each of two tensors, each of which is one part */
@@ -696,7 +786,8 @@ static void setup_two(void)
 {
     psd_tensor_desc_t tensor[] = { { .name = "a", .n_dims = 1, .dim = { HALF }, .n_elements = HALF },
                                    { .name = "b", .n_dims = 1, .dim = { HALF }, .n_elements = HALF } };
-    session = psd_session_new(&(psd_session_config_t){ "job", "me", 0, NONCE, NULL, 0, NULL, NULL, NULL, psd_groups_parse });
+    session =
+        psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .read_groups = psd_groups_parse });
     pass(0);
     welcome(RUN, NONCE);
     cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 2, .tensor = tensor },

@@ -111,6 +111,13 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *config);
  * sentence, when memory runs out. */
 float *psd_worker_alloc(psd_worker_t *self, size_t n);
 
+/* The same for weights that the program only reads: put tensors' `data` into it, each at a multiple of a page (4096 bytes) if it is
+ * large, write the initial values, and register. From then on the weights of a synchronous job (bsp) that come from servers of this
+ * machine are not copied: the pages of the servers' memory take the place of the array's own. So a program that writes to it after
+ * psd_worker_register may crash (SIGSEGV). Its values are valid between exchanges, and undefined while one is open and after one
+ * that failed; after psd_worker_leave they are the last ones. psd_worker_pull_slow cannot write there. */
+float *psd_worker_alloc_weights(psd_worker_t *self, size_t n);
+
 /* Free an array; psd_worker_close frees the rest. Pointers into it are invalid afterwards. NULL is fine. PSD_W_EINVAL, and the
  * array stays, while an exchange or a pull is open, if a registered tensor's data lies in it, and if it is not one of this
  * handle's. */
