@@ -10,6 +10,7 @@
 
 #include "deploy/psdctl/compare/comparison.h"
 #include "deploy/psdctl/compare/settings.h"
+#include "deploy/psdctl/run/command.h"
 #include "deploy/psdctl/run/place.h"
 
 /* The files of runs are written by hand here: two workers, one server, 20 steps of half a second, evaluations at steps 10 and 20. */
@@ -190,6 +191,61 @@ static int hold(char *flag)
     const int rc = psd_settings_hold(options, "-compare", place, &lock, &err);
     close(lock);
     return rc;
+}
+
+/* Whether the run of a rule gets this word. */
+static bool is_given(const psd_command_t *command, const char *word)
+{
+    for (size_t i = 0; i < command->n; i++)
+        if (!strcmp(command->word[i], word))
+            return true;
+    return false;
+}
+
+Test(comparison, each_run_is_on_its_own_and_as_long_as_the_others)
+{
+    static const char *const words[] = { "run",
+                                         "--optimizer=adam(lr=0.1)",
+                                         "--seed=9",
+                                         "--workers-min=2",
+                                         "--workers-want=2",
+                                         "--stop-steps=11",
+                                         "--stop-epochs=1.5",
+                                         "--stop-target=0",
+                                         "--data-validation=0.1",
+                                         "--save=",
+                                         "--trace=",
+                                         "--checkpoint-dir=",
+                                         "--round-timeout=0s",
+                                         "--restarts=0",
+                                         "--listen=tcp://127.0.0.1:0",
+                                         "--status-listen=127.0.0.1:0",
+                                         "--log-level=info",
+                                         "--log-format=logfmt",
+                                         "--progress=log",
+                                         "--run-dir=here",
+                                         "--data-batch=64" };
+    psd_command_t command;
+    psd_options_destroy(&options);
+    options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
+    cr_assert_eq(psd_options_load(options, 11,
+                                  (char *[]){ "psdctl", "--stop-steps=21", "--stop-epochs=3", "--stop-target=0.9", "--save=x.npz",
+                                              "--checkpoint-dir=c", "--round-timeout=2s", "--restarts=4",
+                                              "--listen=tcp://127.0.0.1:7", "--log-format=json", "--data-batch=64", NULL },
+                                  &err),
+                 PSD_OK, "%s", err.text);
+    psd_command_run(&command, &(psd_command_run_t){ .options = options,
+                                                    .psdctl = "psdctl",
+                                                    .run_dir = "here",
+                                                    .rule = "adam(lr=0.1)",
+                                                    .seed = 9,
+                                                    .n_workers = 2,
+                                                    .validation = 0.1,
+                                                    .share = 0.5 });
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        cr_expect(is_given(&command, words[i]), "%s", words[i]);
+    cr_expect(!is_given(&command, "--stop-target=0.9") && !is_given(&command, "--eval-every=0"));
+    psd_command_clear(&command);
 }
 
 Test(comparison, a_directory_takes_more_rules_seeds_and_targets_of_its_job_and_no_other_job)

@@ -617,6 +617,24 @@ Test(coordinator, in_asp_a_worker_that_sets_the_rate_is_answered_when_every_shar
     cr_expect_not_null(worker_sets_the_rate(), "a repeated request, which every shard has carried out");
 }
 
+Test(coordinator, a_rate_that_is_set_is_logged_with_the_one_before_and_by_whom, .fini = teardown)
+{
+    psd_err_t err;
+    begin("bsp", 1);
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_coordinator_set(coordinator, now, "optimizer.lr", 0.25, "operator", &out, &err), PSD_OK);
+    cr_assert_eq(psd_coordinator_set(coordinator, now, "optimizer.lr", 0.25, "worker 0", &out, &err), PSD_OK);
+    unsigned n = 0;
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_LOG && !strcmp(out.at[i].id, "optimizer.lr")) {
+            n++;
+            cr_expect_str_eq(out.at[i].msg.text, "by=\"operator\" lr=0.25 was=1 after_clock=0");
+        }
+    cr_expect_eq(n, 1, "the same rate again is no news");
+    cr_expect_eq(psd_coordinator_set(coordinator, now, "optimizer.lr", -1, "operator", &out, &err), PSD_ECONFIG);
+    cr_expect_eq(facts().lr, 0.25);
+}
+
 Test(coordinator, in_bsp_a_worker_that_sets_the_rate_is_answered_at_once, .fini = teardown)
 {
     begin("bsp", 1);

@@ -542,6 +542,8 @@ Test(csv, the_label_column_is_found_by_name_or_number)
 
 Test(csv, each_mistake_is_named_with_line_column_cause_and_cure)
 {
+    refused("csv", "\"1,2\"\n", FIRST,
+            "f:1: one column, where a label and at least one feature are needed; fields are separated by commas");
     refused("csv", "1,2\n0,x y\n", FIRST, "f:2:3: 'x y' is not a number; name its column in data.categorical, or drop it");
     refused("csv", "1,2\n0,2,3\n", FIRST, "f:2: 3 fields, where the first line has 2");
     refused("csv", "1,\"2\n", FIRST, "f:1:3: '2\\n' starts with a quote that is never closed");

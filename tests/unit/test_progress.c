@@ -197,3 +197,17 @@ Test(progress, the_pace_starts_again_when_the_job_goes_back)
     cr_expect_not_null(strstr(written(), " 640 samples/s loss 0.5000 ETA 0:08"), "%s", text);
     psd_progress_destroy(&progress);
 }
+
+Test(progress, a_metric_of_0_is_shown_and_one_that_is_not_known_is_not)
+{
+    psd_progress_t *progress = start("bar", 1);
+    psd_progress_state_t state = at(10);
+    psd_progress_update(progress, 0, &state);
+    state.metric = 0;
+    psd_progress_update(progress, 1000, &state);
+    cr_expect_not_null(strstr(written(), " accuracy 0.0000"), "%s", text);
+    state.metric = NAN;
+    psd_progress_update(progress, 2000, &state);
+    cr_expect_null(strstr(written(), "accuracy"), "%s", text);
+    psd_progress_destroy(&progress);
+}

@@ -59,6 +59,13 @@ Test(range, it_finds_where_the_loss_falls_and_where_it_diverges_through_noise)
     }
 }
 
+Test(range, the_loss_before_anything_was_learned_is_the_mean_of_the_first_three_points)
+{
+    draw(0.01, 0.3, 0);
+    point[0].value = 2.6; /* the mean is 2.2, so the loss of 2 at the next rates has fallen */
+    expect_near(psd_range_judge(&rise, &losses, 1e-4, RATES).falls_from, 1e-4);
+}
+
 Test(range, a_loss_that_is_not_finite_has_diverged)
 {
     draw(0.01, 2, 0);

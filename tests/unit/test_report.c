@@ -624,6 +624,21 @@ Test(report, numbers_that_workers_report_are_shown_in_their_places, .init = setu
     cr_expect(!has_metric("psd_validation_metric{name=\"progress/rows\"}"));
 }
 
+Test(report, refusals_of_server_0_are_counted_with_those_of_its_shard, .init = setup, .fini = teardown)
+{
+    psd_msg_t hello = message(PSD_MSG_HELLO, 0);
+    snprintf(hello.text, sizeof hello.text, "cifar host0");
+    say(0, &hello, NULL, 0);
+    psd_engine_count_refusal(psd_node_engine(node), PSD_REFUSAL_JOB);
+    look();
+    char series[96];
+    snprintf(series, sizeof series, "psd_messages_rejected_total{shard=\"0\",reason=\"%s\"}", psd_refusal_name(PSD_REFUSAL_JOB));
+    cr_expect_eq(metric(series), 2);
+    const json_t *rejected = json_object_get(json_array_get(json_object_get(page, "shards"), 0), "rejected");
+    cr_expect_eq(number_of(rejected, psd_refusal_name(PSD_REFUSAL_JOB)), 2);
+    cr_expect_eq(number_of(rejected, psd_refusal_name(PSD_REFUSAL_CONFIG)), 0);
+}
+
 /* ---- pushes that are steps of their own ---- */
 
 static void setup_asp(void) { join_all("--workers-min=3 --sync-mode=asp --sync-max-staleness=0"); }

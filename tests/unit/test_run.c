@@ -324,6 +324,39 @@ Test(run, without_checkpoints_a_lost_server_ends_the_job)
 /* A server that reports that it is ready. */
 #define READY "echo psd ready shard=0/1 data=tcp://127.0.0.1:1 status=none job=psd; "
 
+/* The arguments of the n-th start of the server with this index, one per line. */
+static const char *words_of(unsigned index, unsigned start)
+{
+    static char text[1 << 14];
+    char path[160];
+    snprintf(path, sizeof path, "%s/args.%u.%u", directory, index, start);
+    FILE *file = fopen(path, "r");
+    cr_assert_not_null(file, "%s is missing: %s", path, output);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    return text;
+}
+
+Test(run, only_server_0_gets_the_configured_address_and_a_restarted_server_its_own)
+{
+#define NOTES_ITS_WORDS                                                                                                            \
+    "for w; do case $w in --server-index=*) i=${w#*=};; esac; done; k=1; while [ -e args.$i.$k ]; do k=$((k + 1)); done; "         \
+    "printf '%s\\n' \"$@\" >args.$i.$k; "
+    cr_assert_eq(
+        run_with_servers_that("case $me in w) come s 3; exit 0;; esac; " NOTES_ITS_WORDS
+                              "echo psd ready shard=$i/2 data=tcp://127.0.0.1:777$i status=http://127.0.0.1:888$i job=psd; "
+                              "case $i.$k in 1.1) kill -9 $$;; esac; gone w 1",
+                              "--servers=2 --listen=tcp://127.0.0.1:7777 --status-listen=127.0.0.1:8888"),
+        0, "%s", output);
+    cr_expect_not_null(strstr(words_of(0, 1), "--listen=tcp://127.0.0.1:7777\n"), "%s", words_of(0, 1));
+    cr_expect_not_null(strstr(words_of(0, 1), "--status-listen=127.0.0.1:8888\n"));
+    cr_expect_not_null(strstr(words_of(1, 1), "--listen=tcp://127.0.0.1:0\n"), "%s", words_of(1, 1));
+    cr_expect_not_null(strstr(words_of(1, 1), "--status-listen=127.0.0.1:0\n"));
+    cr_expect_not_null(strstr(words_of(1, 1), "--join=tcp://127.0.0.1:7770\n"), "server 0's, as it has announced it");
+    cr_expect_not_null(strstr(words_of(1, 2), "--listen=tcp://127.0.0.1:7771\n"), "its peers know it: %s", words_of(1, 2));
+    cr_expect_not_null(strstr(words_of(1, 2), "--status-listen=127.0.0.1:8881\n"), "%s", words_of(1, 2));
+}
+
 Test(run, a_server_that_dies_after_the_last_worker_has_finished_does_no_harm)
 {
 #define DIES_LATE "case $me in w) exit 0;; *) " READY "gone w 1; kill -9 $$;; esac"
