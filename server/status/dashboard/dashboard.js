@@ -337,10 +337,10 @@ function putOptimizer(s) {
     l ? ['Lookahead', 'every ' + l.k + ' steps the slow weights move a fraction ' + plain(l.alpha) + ' of the way to the fast ones'] : null,
     l ? ['its phase', h('span', {}, l.k <= 20 ? h('span', { 'class': 'phase', 'aria-hidden': 'true' },
       '●'.repeat(l.phase) + '○'.repeat(l.k - l.phase)) : '', ' ' + l.phase + ' of ' + l.k)] : null,
-    l ? ['syncs', plain(l.sync_epoch)] : null]), (o.groups || []).length ? table(['tensors', 'trained by', 'rate', 'parameters'],
+    l ? ['syncs', plain(l.sync_epoch)] : null]), (o.groups || []).length ? table(['tensors', 'rate', 'parameters', 'trained by'],
     o.groups.map(function (g) {
-      return [g.match + ' (' + plain(g.tensors) + ')', g.frozen ? 'nothing: frozen' : g.rule + (g.clip ? '' : ', not clipped'),
-              g.frozen ? NONE : plain(g.lr_now), plain(g.parameters)];
+      return [g.match + ' (' + plain(g.tensors) + ')', g.frozen ? NONE : plain(g.lr_now), plain(g.parameters),
+              g.frozen ? 'nothing: frozen' : g.rule + (g.clip ? '' : ', not clipped')];
     })) : '');
 }
 
