@@ -79,7 +79,8 @@ enum { PSD_TO_WORKER = 1, PSD_TO_SHARD = 2, PSD_TO_COORDINATOR = 4, PSD_TO_OPERA
     X(REGISTERED, 7, PSD_FROM_COORDINATOR, PSD_TO_WORKER, NONE, 0, "they agree with the job's")                                    \
     X(HEARTBEAT, 8, PSD_FROM_WORKER | PSD_FROM_COORDINATOR, PSD_TO_COORDINATOR | PSD_TO_WORKER, NONE, 0,                           \
       "still here; answered in kind")                                                                                              \
-    X(LEAVE, 9, PSD_FROM_WORKER, PSD_TO_COORDINATOR, NONE, 0, "a worker leaves; code 0: its work is done")                         \
+    X(LEAVE, 9, PSD_FROM_WORKER, PSD_TO_COORDINATOR, NONE, 0,                                                                      \
+      "a worker leaves; code 0: its work is done; 2: it knows that it has left")                                                   \
     X(LEFT, 10, PSD_FROM_COORDINATOR, PSD_TO_WORKER, NONE, 0, "good-bye")                                                          \
     X(REPORT, 11, PSD_FROM_WORKER, PSD_TO_COORDINATOR, NONE, 0, "a named number for the status page: text, value, clock")          \
     X(ATTACH, 12, PSD_FROM_WORKER, PSD_TO_SHARD, NONE, 0, "a worker opens its session with a shard")                               \
@@ -183,6 +184,9 @@ enum {
 enum { PSD_READ_SLOW = 1 };
 enum { PSD_HEARTBEAT_DRAIN = 1 };
 enum { PSD_PROBE_SEND = 1 };
+
+/* `code` of LEAVE. */
+enum { PSD_LEAVE_FINISHED, PSD_LEAVE_UNFINISHED, PSD_LEAVE_KNOWS };
 enum {
     PSD_WEIGHTS_RESIDUAL = 1, /* this shard holds the worker's residual, from a checkpoint */
     PSD_WEIGHTS_GATHERED = 2  /* the last closed round makes a step with later ones: the weights have not changed */

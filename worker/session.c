@@ -384,11 +384,12 @@ static void send_hello(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
     psd_buf_unref(&body);
 }
 
-static void send_leave(psd_session_t *self, psd_actions_t *out)
+static psd_msg_t *send_leave(psd_session_t *self, psd_actions_t *out)
 {
     psd_msg_t *msg = send_to(self, 0, PSD_MSG_LEAVE, NULL, out);
     msg->seq = self->config.nonce;
-    msg->code = self->finished ? 0 : 1;
+    msg->code = self->finished ? PSD_LEAVE_FINISHED : PSD_LEAVE_UNFINISHED;
+    return msg;
 }
 
 static void send_setting(psd_session_t *self, psd_actions_t *out)
@@ -1374,9 +1375,10 @@ static void on_set(psd_session_t *self, const psd_heard_t *in)
 
 static void on_left(psd_session_t *self, const psd_heard_t *in)
 {
-    (void)in;
-    if (self->phase == PSD_PHASE_LEAVING)
-        self->phase = PSD_PHASE_LEFT;
+    if (self->phase != PSD_PHASE_LEAVING)
+        return;
+    send_leave(self, in->out)->code = PSD_LEAVE_KNOWS; /* so that server 0 need not stay for another LEAVE */
+    self->phase = PSD_PHASE_LEFT;
 }
 
 static void on_heartbeat(psd_session_t *self, const psd_heard_t *in)

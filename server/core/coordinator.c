@@ -22,7 +22,7 @@
 enum {
     WAITING_LINE_MS = 5000, /* between two log lines on what the job waits for */
     WAIT_TEXT_MS = 50,      /* the text for workers may be this old: each worker asks for it, and composing it scans all workers */
-    FINISH_MS = 4000,       /* for shards to read the log's end */
+    FINISH_MS = 4000,       /* for shards to read the log's end, and for workers to confirm that they know theirs */
     END_MS = 30000,         /* for the last checkpoint of a job that ends */
     LAST_SAVE_MS = 30000,   /* for the last checkpoint of a job that gives up */
     MAX_LR = 1000000000
@@ -239,10 +239,16 @@ static psd_msg_t *tell_fenced(psd_coordinator_t *self, psd_peer_t to, const psd_
 }
 
 /* A worker whose work is done, and safe. */
+static void tell_left(psd_coordinator_t *self, psd_worker_row_t *row, psd_actions_t *out)
+{
+    row->going = true;
+    answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
+}
+
 static void let_go(psd_coordinator_t *self, psd_worker_row_t *row, psd_actions_t *out)
 {
     psd_worker_let_go(row);
-    answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
+    tell_left(self, row, out);
 }
 
 /* ---- the log ---- */
@@ -1121,14 +1127,18 @@ static void on_register(psd_coordinator_t *self, psd_worker_row_t *row, const ps
  * is therefore answered only when they are safe, even if it was given up meanwhile. */
 static void on_leave(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
+    if (in->msg->code == PSD_LEAVE_KNOWS) {
+        row->going = false;
+        return;
+    }
     const bool registered = row->state != PSD_WORKER_JOINING; /* without a model there is no finished work */
-    bool finished = in->msg->code == 0 && registered;
+    bool finished = in->msg->code == PSD_LEAVE_FINISHED && registered;
     bool stays = finished && self->config.checkpoints && self->state != PSD_JOB_FINISHED;
     bool repeated = row->state == PSD_WORKER_LEFT && !(stays && row->finished);
     if (row->state == PSD_WORKER_DONE)
         return;
     if (!stays || repeated)
-        answer(self, row->peer, PSD_MSG_LEFT, row, NULL, in->out);
+        tell_left(self, row, in->out);
     if (repeated)
         return;
     bool was_member = row->state == PSD_WORKER_LIVE;
@@ -1674,7 +1684,8 @@ void psd_coordinator_tick(psd_coordinator_t *self, uint64_t now_ms, psd_actions_
     tend_end(self, now_ms, out);
     tend_absent(self, now_ms, out);
     if (self->state == PSD_JOB_FINISHED) {
-        if (!self->finished_told && (every_shard_is_done(self) || now_ms > self->finish_since_ms + FINISH_MS)) {
+        const bool all_know = every_shard_is_done(self) && !psd_membership_any_going(&self->members, now_ms);
+        if (!self->finished_told && (all_know || now_ms > self->finish_since_ms + FINISH_MS)) {
             self->finished_told = true;
             char unsaved[PSD_MAX_TEXT / 2];
             psd_saves_describe_trouble(&self->saves, unsaved, sizeof unsaved);

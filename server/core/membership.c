@@ -200,6 +200,16 @@ void psd_worker_describe_fenced(const psd_worker_row_t *row, uint64_t incarnatio
         snprintf(rest, left, " is not you: the number that it drew at its start is another");
 }
 
+/* It asks with each heartbeat, at least every second. */
+bool psd_membership_any_going(const psd_membership_t *self, uint64_t now_ms)
+{
+    enum { SILENT_MS = 2500 };
+    for (uint32_t i = 0; i < self->n_rows; i++)
+        if (self->row[i].going && now_ms < self->row[i].heard_ms + SILENT_MS)
+            return true;
+    return false;
+}
+
 void psd_worker_let_go(psd_worker_row_t *row)
 {
     row->state = PSD_WORKER_LEFT;

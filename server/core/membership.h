@@ -38,6 +38,7 @@ typedef struct psd_worker_row {
     bool finished;             /* left because its work was done */
     bool drains;               /* was asked to leave after its open round */
     bool served;               /* has been a member of a view */
+    bool going;                /* was told that it may go, and has not confirmed that it knows */
     psd_server_set_t complete; /* shards that hold its push of the open round */
     uint64_t samples;          /* of that push */
     double loss;               /* of that push */
@@ -115,6 +116,9 @@ void psd_worker_describe_fenced(const psd_worker_row_t *row, uint64_t incarnatio
 
 /* A worker that stayed with its work done may go. */
 void psd_worker_let_go(psd_worker_row_t *row);
+
+/* Whether a worker that was told that it may go has not confirmed it, and has said something lately: it may ask again. */
+bool psd_membership_any_going(const psd_membership_t *self, uint64_t now_ms);
 
 /* Whether all of the job's shards hold its push of the open round. */
 bool psd_worker_has_pushed(const psd_worker_row_t *row, uint32_t n_shards);

@@ -654,11 +654,54 @@ Test(node, a_probe_has_weights_sent_again_only_when_it_says_so, .init = setup_la
     cr_expect_eq(n_answers(PSD_MSG_WEIGHTS), 2);
 }
 
+static bool is_finished(void)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_FINISH)
+            return true;
+    return false;
+}
+
+/* The milliseconds until the process ends, in ticks of 50. */
+static unsigned ends_after(void)
+{
+    for (unsigned ms = 50;; ms += 50) {
+        pass(50);
+        if (is_finished() || ms > 60000)
+            return ms;
+    }
+}
+
+Test(node, server_0_stays_while_a_worker_asks_whether_it_may_go_because_an_answer_was_lost, .init = setup, .fini = teardown)
+{
+    psd_msg_t leave = message(PSD_MSG_LEAVE);
+    say(WORKER_PEER, &leave, NULL, 0);
+    for (int i = 0; i < 10; i++)
+        pass(200);
+    cr_assert_not(is_finished());
+    say(WORKER_PEER + 1, &leave, NULL, 0); /* over another connection */
+    cr_assert_not_null(answer(PSD_MSG_LEFT));
+    leave.code = PSD_LEAVE_KNOWS;
+    say(WORKER_PEER + 1, &leave, NULL, 0);
+    cr_expect(ends_after() <= 100);
+}
+
+Test(node, a_worker_that_confirms_nothing_keeps_server_0_for_as_long_as_it_would_take_to_ask_again, .init = setup, .fini = teardown)
+{
+    const psd_msg_t leave = message(PSD_MSG_LEAVE);
+    say(WORKER_PEER, &leave, NULL, 0);
+    const unsigned ms = ends_after();
+    cr_expect(ms > 2000 && ms < 4000, "%u", ms);
+}
+
 Test(node, the_job_is_finished_when_its_workers_say_so, .init = setup, .fini = teardown)
 {
     psd_msg_t leave = message(PSD_MSG_LEAVE);
     say(WORKER_PEER, &leave, NULL, 0);
     cr_assert_not_null(answer(PSD_MSG_LEFT));
+    leave.code = PSD_LEAVE_KNOWS;
+    say(WORKER_PEER, &leave, NULL, 0);
+    cr_assert_null(answer(PSD_MSG_LEFT));
     psd_node_tick(node, now, &out); /* the end is written into the log */
     psd_node_tick(node, now, &out); /* the shard has read it */
     bool finished = false;

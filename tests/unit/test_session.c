@@ -219,8 +219,13 @@ Test(session, a_worker_given_up_while_leaving_repeats_its_leave_until_it_is_answ
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_LEAVING);
     pass(100); /* a sixth of the lease */
     cr_assert_not_null(sent(PSD_MSG_LEAVE));
+    cr_expect_eq(sent(PSD_MSG_LEAVE)->code, PSD_LEAVE_FINISHED);
     say(&left, NULL, 0);
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_LEFT);
+    cr_assert_not_null(sent(PSD_MSG_LEAVE), "server 0 waits to hear that the answer has come");
+    cr_expect_eq(sent(PSD_MSG_LEAVE)->code, PSD_LEAVE_KNOWS);
+    say(&left, NULL, 0);
+    cr_expect_null(sent(PSD_MSG_LEAVE), "once");
 }
 
 Test(session, a_worker_replaced_while_leaving_sends_no_goodbye, .init = setup, .fini = teardown)
