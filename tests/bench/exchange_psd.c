@@ -14,7 +14,22 @@
 
 enum { MAX_SERVERS = 16, MAX_WORKERS = 16, ENDPOINT = 128 };
 
-enum { PARAMETERS, TENSORS, WORKERS, SERVERS, OPTIMIZER, HEALTH, KEYS, SOCKETS, ARRAYS, EACH, NET_THREADS, KEEP_HEAP, UNITS };
+enum {
+    PARAMETERS,
+    TENSORS,
+    WORKERS,
+    SERVERS,
+    OPTIMIZER,
+    HEALTH,
+    KEYS,
+    SOCKETS,
+    ARRAYS,
+    ONLY_READ,
+    EACH,
+    NET_THREADS,
+    KEEP_HEAP,
+    UNITS
+};
 static const psd_option_t flags[] = {
     [PARAMETERS] = REPEAT_PARAMETERS,
     [TENSORS] = { .key = "tensors",
@@ -29,6 +44,7 @@ static const psd_option_t flags[] = {
     [KEYS] = { .key = "keys", .type = PSD_OPTION_SWITCH, .help = "encrypt everything" },
     [SOCKETS] = { .key = "sockets", .type = PSD_OPTION_SWITCH, .help = "send nothing through memory" },
     [ARRAYS] = { .key = "arrays", .type = PSD_OPTION_SWITCH, .help = "put weights and gradients into arrays of the library" },
+    [ONLY_READ] = { .key = "only-read", .type = PSD_OPTION_SWITCH, .help = "put weights into arrays that the program only reads" },
     [EACH] = { .key = "each", .type = PSD_OPTION_SWITCH, .help = "push tensors one by one, the last first" },
     [NET_THREADS] = { .key = "net-threads", .type = PSD_OPTION_UINT64, .preset = "1", .range = "1..16", .help = "of each process" },
     [KEEP_HEAP] = REPEAT_KEEP_HEAP,
@@ -150,9 +166,10 @@ static void connect_to(member_t *self, const char *server)
 
 typedef float *alloc_fn(psd_worker_t *worker, size_t n);
 
+/* `alloc` NULL: of the program's own. */
 static float *floats(member_t *self, alloc_fn *alloc, size_t n, float value)
 {
-    if (!given->flag[ARRAYS])
+    if (!alloc)
         return repeat_floats(n, value);
     float *array = alloc(self->worker, n);
     if (!array)
@@ -166,7 +183,9 @@ static void join(member_t *self, const char *server)
 {
     const size_t n = given->value[PARAMETERS].u, n_tensors = given->value[TENSORS].u;
     connect_to(self, server);
-    float *gradients = floats(self, psd_worker_alloc, n, 1e-3f), *weights = floats(self, psd_worker_alloc_weights, n, 0.5f);
+    alloc_fn *const of_gradients = given->flag[ARRAYS] ? psd_worker_alloc : NULL;
+    alloc_fn *const of_weights = given->flag[ONLY_READ] ? psd_worker_alloc_weights : of_gradients;
+    float *gradients = floats(self, of_gradients, n, 1e-3f), *weights = floats(self, of_weights, n, 0.5f);
     psd_tensor_t *tensors = calloc(n_tensors, sizeof *tensors);
     uint64_t *sizes = calloc(n_tensors, sizeof *sizes);
     char(*names)[24] = calloc(n_tensors, sizeof *names);
