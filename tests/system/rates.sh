@@ -35,9 +35,10 @@ for shape in '1 1' '2 1' '2 3' '4 2'; do
     "$bin/psdctl" run "${job[@]}" --workers-min="$workers" --servers="$servers" '--optimizer=sgd(lr=0.3)' \
         '--schedule=cosine(steps=3000, warmup=1200)' --schedule-unit=sample --run-dir="run-$workers-$servers" >said 2>&1 || fail "$shape: $(cat said)"
     for ((w = 0; w < workers; w++)); do
-        curve "run-$workers-$servers/metrics$([ $w -eq 0 ] || echo "-$w").jsonl" >curve
-        follows 40 3000 1200 0.3 120 <curve >wrong || fail "$shape: worker $w: $(cat wrong)"
-        cmp curve <(curve run-1-1/metrics.jsonl) || fail "$shape: worker $w has another curve than a worker alone"
+        metrics=run-$workers-$servers/metrics$([ $w -eq 0 ] || echo "-$w").jsonl
+        curve "$metrics" >seen
+        follows 40 3000 1200 0.3 120 <seen >wrong || fail "$shape: worker $w: $(cat wrong)"
+        cmp seen <(curve run-1-1/metrics.jsonl) || fail "$shape: worker $w has another curve than a worker alone"
     done
 done
 
