@@ -693,6 +693,8 @@ static char *summary_text(const trainer_t *self, const char *outcome)
         { "train_metrics", scores_or_null(r->train_evaluated, self->config->train, &r->train_score) },
         { "chance_metric", real_or_null(self->config->test ? metric_of(self)->chance(self->config->test) : NAN) },
         { "test_rows", count(self->config->test ? self->config->test->n_rows : 0) },
+        { "holdout_chance_metric", real_or_null(self->config->held ? metric_of(self)->chance(self->config->held) : NAN) },
+        { "holdout_rows", count(self->config->held ? self->config->held->n_rows : 0) },
         { "sha256_initial", text_or_null(self->sha256_initial) },
         { "sha256_order", text_or_null(psd_order_sha256(self->order, order)) },
         { "sha256", text_or_null(r->sha256) },

@@ -68,6 +68,7 @@ typedef struct fake {
     bool falls;         /* the losses do, by 1 a step */
     double held;        /* the metric on held-out rows */
     double chance;      /* the score of a constant prediction, on 10000 rows */
+    double held_chance; /* the same on held-out rows */
     unsigned steps;
 } fake_t;
 
@@ -82,13 +83,15 @@ static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
             "{\"schema\": \"psd.summary/1\", \"outcome\": \"%s\", \"steps\": %u, \"epochs\": 2.0, "
             "\"job_samples\": %u, "
             "\"begun_ts\": 1000.0, \"wall_time_s\": 4.0, \"last_loss\": %s, \"metric\": \"accuracy\", "
-            "\"holdout_metric\": %s%.6g, \"chance_metric\": %s%.6g, \"test_rows\": 10000, \"last_metric\": %s%.6g, "
+            "\"holdout_metric\": %s%.6g, \"holdout_chance_metric\": %s%.6g, \"holdout_rows\": 10000, "
+            "\"chance_metric\": %s%.6g, \"test_rows\": 10000, \"last_metric\": %s%.6g, "
             "\"best_metric\": %.6g, \"sha256_initial\": %s%s%s, \"sha256_order\": \"%s%u\", \"optimizer\": "
             "\"%s\"}\n",
             outcome ? outcome : "done", steps, 100 * steps, fake->infinite || fake->lost ? "null" : "0.5",
-            fake->held > 0 ? "" : "null, \"y\": ", fake->held, fake->chance > 0 ? "" : "null, \"z\": ", fake->chance,
-            looks ? "" : "null, \"x\": ", fake->accuracy, fake->accuracy + 0.01, initial && !*initial ? "null" : "\"",
-            initial ? initial : "1111", initial && !*initial ? "" : "\"", fake->order ? fake->order : "2222", worker, rule);
+            fake->held > 0 ? "" : "null, \"y\": ", fake->held, fake->held_chance > 0 ? "" : "null, \"h\": ", fake->held_chance,
+            fake->chance > 0 ? "" : "null, \"z\": ", fake->chance, looks ? "" : "null, \"x\": ", fake->accuracy,
+            fake->accuracy + 0.01, initial && !*initial ? "null" : "\"", initial ? initial : "1111",
+            initial && !*initial ? "" : "\"", fake->order ? fake->order : "2222", worker, rule);
     fclose(out);
     out = create(worker == 0 ? "run/metrics.jsonl" : "run/metrics-1.jsonl");
     for (unsigned step = 1; step <= steps; step++) {
@@ -765,6 +768,19 @@ Test(comparison, a_rule_that_does_no_better_than_one_constant_answer_has_failed_
     cr_expect(json_is_null(json_object_get(json_array_get(rules, 0), "failure")));
     cr_expect_str_eq(json_string_value(json_object_get(json_array_get(rules, 2), "failure")), "failed to train");
     json_decref(json);
+}
+
+Test(comparison, where_rows_were_held_out_they_and_not_the_test_set_say_which_rule_has_failed_to_train)
+{
+    begin("sgd; adam", "--compare-seeds=1");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    const fake_t good = { .accuracy = 0.05, .chance = 0.1, .held = 0.9, .held_chance = 0.1 },
+                 constant = { .accuracy = 0.9, .chance = 0.1, .held = 0.1085, .held_chance = 0.1 };
+    cr_assert_eq(take(0, 0, &constant), PSD_OK, "%s", err.text);
+    cr_assert_eq(take(1, 0, &good), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(psd_contender_failure(find("sgd(lr=0.01)")), "failed to train");
+    cr_expect_null(psd_contender_failure(find("adam(lr=0.001)")));
 }
 
 Test(comparison, without_a_test_set_a_loss_that_did_not_fall_is_a_failure)

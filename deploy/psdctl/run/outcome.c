@@ -20,7 +20,8 @@ typedef struct tally {
     double epochs[PSD_CURVE_POINTS];                          /* and these too */
     double tenth[LAST_SHARE], tenth_samples[LAST_SHARE];
     double begun_ts, first_step;
-    double chance, test_rows; /* score of the best constant prediction, and its number of rows; NaN: unknown */
+    double chance, test_rows;      /* score of the best constant prediction, and its number of rows; NaN: unknown */
+    double held_chance, held_rows; /* the same on the rows held out of training */
     uint64_t steps;
     char metric[40]; /* "val/accuracy" */
 } tally_t;
@@ -106,6 +107,8 @@ static void note_job(psd_outcome_t *self, const json_t *summary, tally_t *tally)
     self->held = number_of(summary, "holdout_metric");
     tally->chance = number_of(summary, "chance_metric");
     tally->test_rows = number_of(summary, "test_rows");
+    tally->held_chance = number_of(summary, "holdout_chance_metric");
+    tally->held_rows = number_of(summary, "holdout_rows");
     tally->begun_ts = number_of(summary, "begun_ts");
     snprintf(self->metric, sizeof self->metric, "%s", text_of(summary, "metric"));
     snprintf(tally->metric, sizeof tally->metric, "val/%s", self->metric);
@@ -254,23 +257,28 @@ static int read_traffic(psd_outcome_t *self, const char *directory, unsigned n_s
     return PSD_OK;
 }
 
-/* Whether the model has learned: a share of rows must be significantly above chance, an error below it; without a test set, the
- * loss must be below its first value. */
-static bool learned_nothing(const psd_outcome_t *self, const tally_t *tally)
+/* Whether a score is no better than chance: a share of rows must be significantly above it, an error below it. */
+static bool is_chance(const psd_outcome_t *self, double score, double chance, double rows)
 {
     enum { DEVIATIONS = 3 };
-    const double chance = tally->chance;
-    if (!self->looks.n)
-        return self->final >= self->first_loss;
     if (psd_outcome_smaller_is_better(self->metric))
-        return self->final >= chance;
-    return self->final <= chance + DEVIATIONS * sqrt(chance * (1 - chance) / fmax(tally->test_rows, 1));
+        return score >= chance;
+    return score <= chance + DEVIATIONS * sqrt(chance * (1 - chance) / fmax(rows, 1));
+}
+
+/* Whether the model has learned nothing. The test set has no part in any choice where rows were held out; where there is neither,
+ * the loss must be below its first value. */
+static bool learned_nothing(const psd_outcome_t *self, const tally_t *tally)
+{
+    if (isfinite(self->held) && isfinite(tally->held_chance))
+        return is_chance(self, self->held, tally->held_chance, tally->held_rows);
+    return self->looks.n ? is_chance(self, self->final, tally->chance, tally->test_rows) : self->final >= self->first_loss;
 }
 
 int psd_outcome_read(psd_outcome_t *self, const char *directory, unsigned n_workers, unsigned n_servers, psd_err_t *err)
 {
     *self = (psd_outcome_t){ .final = NAN, .best = NAN, .loss = NAN, .held = NAN, .first_loss = NAN };
-    tally_t tally = { .first_step = INFINITY, .chance = NAN };
+    tally_t tally = { .first_step = INFINITY, .chance = NAN, .held_chance = NAN };
     int rc = read_summaries(self, directory, n_workers, &tally, err);
     rc = rc ? rc : read_metrics(self, directory, n_workers, &tally, err);
     rc = rc ? rc : draw_losses(self, &tally, err);
