@@ -14,6 +14,7 @@ import unittest
 import urllib.request
 from pathlib import Path
 from typing import Callable
+from unittest import mock
 
 import support
 
@@ -81,6 +82,19 @@ class Launch(unittest.TestCase):
         self.said = io.StringIO()
         with contextlib.redirect_stdout(self.said):
             return psd.launch(*arguments, **more)  # type: ignore[arg-type]
+
+    def test_an_interrupt_while_servers_start_ends_those_that_have_started(self) -> None:
+        start, started = psd.local.LocalJob._start, []
+
+        def interrupted(self: psd.LocalJob, index: int, flags: list[str]) -> None:
+            if index:
+                started.extend(self._servers)
+                raise KeyboardInterrupt
+            start(self, index, flags)
+
+        with mock.patch.object(psd.local.LocalJob, "_start", interrupted), self.assertRaises(KeyboardInterrupt):
+            psd.launch("adam(lr=0.01)", servers=2)
+        self.assertEqual([server.returncode for server in started], [-signal.SIGKILL])
 
     def test_a_block_has_servers_that_this_process_finds(self) -> None:
         name = f"block-{os.getpid()}"

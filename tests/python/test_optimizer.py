@@ -298,6 +298,8 @@ class WarmStart(unittest.TestCase):
             with begin() as opt:
                 with self.assertRaisesRegex(psd.UsageError, "make the optimizer with it"):
                     opt.load_state_dict(adam.state_dict())
+                with self.assertRaisesRegex(psd.UsageError, "the groups of another kind of optimizer; load what"):
+                    opt.load_state_dict(torch.optim.Adam(model.parameters()).state_dict())
 
     def test_a_second_moment_that_is_negative_is_refused_with_its_place(self) -> None:
         model = make_model()

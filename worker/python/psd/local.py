@@ -111,6 +111,8 @@ class LocalJob:
             for index in range(servers):
                 self._start(index, flags)
         except BaseException:
+            for server in self._servers:  # which would wait for workers, and have nothing to save
+                server.kill()
             self._end()
             raise
         self._environment = {"PSD_JOIN": self.join, "PSD_JOB": job, "PSD_INSECURE": "true"}

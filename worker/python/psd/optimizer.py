@@ -701,6 +701,9 @@ class Optimizer(torch.optim.Optimizer):
         if state_dict.get("state"):
             raise UsageError("load_state_dict() of an optimizer's state, after the job has begun",
                              hint="make the optimizer with it: psd.Optimizer(model.named_parameters(), ..., state=state_dict)")
+        if any("names" not in group for group in state_dict.get("param_groups", [])):
+            raise UsageError("load_state_dict() of the groups of another kind of optimizer",
+                             hint="load what state_dict() of a psd.Optimizer gave; to start with a torch optimizer's state, use state=")
         super().load_state_dict(state_dict)
 
     # ---- the end ----
