@@ -203,6 +203,7 @@ Test(run, held_out_rows_are_judged_beside_a_test_set_and_in_place_of_one)
     cr_expect_eq(in_summary("both", "test_rows"), 100);
     cr_expect(in_summary("both", "holdout_metric") >= 0);
     cr_expect_eq(in_summary("both", "holdout_rows"), 60);
+    cr_expect_null(strstr(output, "holdout_rows"), "it is for programs: %s", output);
     cr_expect(in_summary("both", "holdout_chance_metric") > 0);
     cr_expect_eq(in_summary("both", "job_samples"), 240, "they are not trained on");
     cr_assert_eq(run_linear("one", "--data-validation=0.25 --data-test='' --stop-steps=5"), 0, "%s", output);

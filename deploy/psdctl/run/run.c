@@ -675,10 +675,15 @@ static const char *outcome_of(const run_t *run)
 /* Print the run's summary, without what is printed above it, and without fields for programs. */
 static void print_summary(const run_t *run, const json_t *summary, int worker)
 {
-    static const char *const hidden[] = { "schema",       "job",         "worker",      "rank",
-                                          "settings",     "ended_ts",    "lives",       "sha256_initial",
-                                          "sha256_order", "begun_ts",    "wall_time_s", "metric",
-                                          "last_metric",  "best_metric", "test_rows",   "chance_metric" };
+    static const char *const hidden[] = { "schema",       "job",
+                                          "worker",       "rank",
+                                          "settings",     "ended_ts",
+                                          "lives",        "sha256_initial",
+                                          "sha256_order", "begun_ts",
+                                          "wall_time_s",  "metric",
+                                          "last_metric",  "best_metric",
+                                          "test_rows",    "chance_metric",
+                                          "holdout_rows", "holdout_chance_metric" };
     const char *key;
     json_t *value;
     printf("%s: %s\n", psd_options_string(run->options, PSD_OPT_job), outcome_of(run));
