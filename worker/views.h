@@ -6,7 +6,8 @@
  * no longer needs the weights (psd_views_let_go). When a link ends, everything becomes a copy (psd_views_settle) before the server
  * learns that it has ended.
  *
- * Pages of a server cannot be written: psd_views_own makes them the array's own again. All functions are thread-safe. */
+ * Pages of a server cannot be written; where psd_views_place does not place weights, it makes the pages the array's own again. All
+ * functions are thread-safe. */
 #pragma once
 
 #include <stdbool.h>
@@ -35,7 +36,7 @@ size_t psd_views_size(psd_views_t *self, const float *array);
 bool psd_views_has(psd_views_t *self, const float *to);
 
 /* The `n` floats at `from`, which lie in `payload`, become those at `to`. False: they do not, and those at `to` may be written, so
- * copy them; true also says that nothing is left to copy. The payload is held, so no function of its channel may be under way. */
+ * copy them. If they do, the payload is held, and nothing is left to copy. */
 bool psd_views_place(psd_views_t *self, float *to, psd_buf_t *payload, const float *from, size_t n);
 
 /* Whether any weights lie in a server's memory now. */

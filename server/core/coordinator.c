@@ -592,7 +592,8 @@ static void answer_failing(psd_coordinator_t *self, psd_peer_t from, const psd_m
     psd_worker_row_t *row = &self->members.row[msg->worker];
     if (msg->kind == PSD_MSG_LEAVE && msg->incarnation == row->incarnation && msg->seq == row->nonce &&
         row->state == PSD_WORKER_LEFT) {
-        answer(self, from, PSD_MSG_LEFT, row, NULL, out);
+        if (msg->code != PSD_LEAVE_KNOWS)
+            answer(self, from, PSD_MSG_LEFT, row, NULL, out);
         return;
     }
     if (from == PSD_PEER_OWN_SHARD || msg->kind == PSD_MSG_SHARD_STATE)
