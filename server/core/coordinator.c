@@ -238,13 +238,14 @@ static psd_msg_t *tell_fenced(psd_coordinator_t *self, psd_peer_t to, const psd_
     return fenced;
 }
 
-/* A worker whose work is done, and safe. */
+/* It confirms that with a LEAVE. */
 static void tell_left(psd_coordinator_t *self, psd_worker_row_t *row, psd_actions_t *out)
 {
     row->going = true;
     answer(self, row->peer, PSD_MSG_LEFT, row, NULL, out);
 }
 
+/* A worker whose work is done, and safe. */
 static void let_go(psd_coordinator_t *self, psd_worker_row_t *row, psd_actions_t *out)
 {
     psd_worker_let_go(row);
