@@ -10,6 +10,7 @@
 
 #include "common/memory/channel.h"
 #include "common/memory/handoff.h"
+#include "tests/support/channels.h"
 
 /* Both ends in one process, each with its own mappings. `liar` is how a dishonest far end writes: its board, and its end of the
  * socket. */
@@ -24,20 +25,14 @@ static const size_t MOST = (size_t)256 << 20;
 
 static void setup(void)
 {
-    psd_segment_t mine[2], theirs[2];
-    int pair[2];
-    cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
-    for (int i = 0; i < 2; i++)
-        cr_assert_eq(psd_segment_make(&mine[i], psd_board_bytes(), NULL), PSD_OK);
-    for (int i = 0; i < 2; i++)
-        cr_assert_eq(psd_segment_map(&theirs[i], dup(mine[1 - i].fd), psd_board_bytes(), NULL), PSD_OK);
-    near_arena = psd_arena_new(MOST, NULL);
-    far_arena = psd_arena_new(MOST, NULL);
-    liar = (psd_board_t *)mine[1].at;
-    liar_fd = pair[1];
-    near = psd_channel_new(pair[0], &mine[0], &theirs[0], near_arena, MOST, NULL);
-    far = psd_channel_new(pair[1], &mine[1], &theirs[1], far_arena, MOST, NULL);
-    cr_assert(near && far);
+    channels_t both;
+    channels_open(&both, MOST);
+    near_arena = both.arena[0];
+    far_arena = both.arena[1];
+    near = both.end[0];
+    far = both.end[1];
+    liar = both.board[1];
+    liar_fd = both.fd[1];
 }
 static void teardown(void)
 {

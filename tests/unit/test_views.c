@@ -1,10 +1,9 @@
 #include <criterion/criterion.h>
 
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include "common/memory/channel.h"
+#include "tests/support/channels.h"
 #include "worker/views.h"
 
 /* A server and a worker in one process, each with its own mappings. */
@@ -18,20 +17,15 @@ static size_t page;
 
 static void setup(void)
 {
-    psd_segment_t mine[2], theirs[2];
-    int pair[2];
-    cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair), 0);
-    for (int i = 0; i < 2; i++)
-        cr_assert_eq(psd_segment_make(&mine[i], psd_board_bytes(), NULL), PSD_OK);
-    for (int i = 0; i < 2; i++)
-        cr_assert_eq(psd_segment_map(&theirs[i], dup(mine[1 - i].fd), psd_board_bytes(), NULL), PSD_OK);
-    server_arena = psd_arena_new(MOST, NULL);
-    worker_arena = psd_arena_new(MOST, NULL);
-    server = psd_channel_new(pair[0], &mine[0], &theirs[0], server_arena, MOST, NULL);
-    worker = psd_channel_new(pair[1], &mine[1], &theirs[1], worker_arena, MOST, NULL);
+    channels_t both;
+    channels_open(&both, MOST);
+    server_arena = both.arena[0];
+    worker_arena = both.arena[1];
+    server = both.end[0];
+    worker = both.end[1];
     views = psd_views_new();
     page = (size_t)sysconf(_SC_PAGESIZE) / sizeof(float);
-    cr_assert(server && worker && views);
+    cr_assert_not_null(views);
 }
 static void teardown(void)
 {
