@@ -783,6 +783,21 @@ Test(comparison, where_rows_were_held_out_they_and_not_the_test_set_say_which_ru
     cr_expect_null(psd_contender_failure(find("adam(lr=0.001)")));
 }
 
+Test(comparison, of_rates_that_all_failed_to_train_the_one_that_came_closest_is_the_best)
+{
+    begin("sgd(lr=0.1)", "--compare-lr-sweep=0.1,1,10"); /* three seeds */
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    const fake_t far = { .accuracy = 0.1, .chance = 0.2, .held = 0.12, .held_chance = 0.2 },
+                 close = { .accuracy = 0.1, .chance = 0.2, .held = 0.15, .held_chance = 0.2 };
+    for (size_t i = 0; i < 9; i++)
+        cr_assert_eq(take(i / 3, i % 3, i / 3 == 1 ? &close : &far), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    for (size_t c = 0; c < 3; c++)
+        cr_expect_str_eq(psd_contender_failure(&comparison.contender[c]), "failed to train");
+    cr_expect_str_eq(comparison.contender[0].label, "sgd(lr=0.1)");
+    cr_expect_eq(psd_comparison_place(&comparison, 0), 1);
+}
+
 Test(comparison, without_a_test_set_a_loss_that_did_not_fall_is_a_failure)
 {
     begin("sgd; adam", "--compare-seeds=1");

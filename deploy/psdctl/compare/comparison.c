@@ -222,24 +222,35 @@ static double seconds_to(const psd_outcome_t *o, double target)
 
 static double held_of(const psd_outcome_t *o, double target) { return (void)target, o->held; }
 
-static bool is_good(const psd_outcome_t *o) { return o->read && !o->diverged && !o->untrained; }
+/* What chooses among rates: the held-out rows, otherwise the test set. */
+static double chosen_by(const psd_outcome_t *o, double target) { return (void)target, isfinite(o->held) ? o->held : o->final; }
 
-/* The spread over the successful seeds that have the field. */
-static psd_spread_t spread_of(const psd_comparison_t *self, const psd_contender_t *c, field_fn *field)
+typedef bool seeds_fn(const psd_outcome_t *o);
+static bool has_ended(const psd_outcome_t *o) { return o->read && !o->diverged; }
+static bool is_good(const psd_outcome_t *o) { return has_ended(o) && !o->untrained; }
+
+/* The spread over the seeds that count and have the field. */
+static psd_spread_t spread_over(const psd_comparison_t *self, const psd_contender_t *c, seeds_fn *counts, field_fn *field)
 {
     double value[MOST_SEEDS];
     size_t n = 0;
     for (unsigned s = 0; s < self->n_seeds; s++) {
         const psd_outcome_t *o = &c->outcome[s];
-        value[n] = is_good(o) ? field(o, self->target) : NAN;
+        value[n] = counts(o) ? field(o, self->target) : NAN;
         n += isnan(value[n]) ? 0 : 1;
     }
     return psd_spread_of(value, n);
 }
 
+static psd_spread_t spread_of(const psd_comparison_t *self, const psd_contender_t *c, field_fn *field)
+{
+    return spread_over(self, c, is_good, field);
+}
+
 static void sum_up(const psd_comparison_t *self, psd_contender_t *c)
 {
     c->held = spread_of(self, c, held_of);
+    c->ended = spread_over(self, c, has_ended, chosen_by);
     c->final = spread_of(self, c, final_of);
     c->best = spread_of(self, c, best_of);
     c->loss = spread_of(self, c, loss_of);
@@ -332,7 +343,17 @@ static int find_groups(psd_comparison_t *self)
     return good ? PSD_OK : PSD_ENOMEM;
 }
 
-/* Choose each rule's best learning rate, by the held-out rows, otherwise by the test set. */
+/* Below zero: `a` is the better rate of a rule, by the held-out rows, otherwise by the test set. If neither has trained, those still
+ * tell which one comes closer. */
+static int compare_rates(const psd_comparison_t *self, const psd_contender_t *a, const psd_contender_t *b)
+{
+    const bool by_held = a->held.n && b->held.n;
+    if (!a->final.n && !b->final.n && a->ended.n && b->ended.n)
+        return compare_by(self, a, b, &a->ended, &b->ended);
+    return by_held ? compare_by(self, a, b, &a->held, &b->held) : compare_by(self, a, b, &a->final, &b->final);
+}
+
+/* Choose each rule's best learning rate. */
 static void find_best_of_sweeps(psd_comparison_t *self)
 {
     for (size_t i = 0; i < self->n; i++) {
@@ -342,9 +363,7 @@ static void find_best_of_sweeps(psd_comparison_t *self)
             const psd_contender_t *other = &self->contender[k];
             if (k == i || other->named != c->named)
                 continue;
-            const bool by_held = c->held.n && other->held.n;
-            const int order =
-                by_held ? compare_by(self, other, c, &other->held, &c->held) : compare_by(self, other, c, &other->final, &c->final);
+            const int order = compare_rates(self, other, c);
             best = best && (order > 0 || (order == 0 && k > i));
         }
         c->is_best_of_sweep = best;
@@ -363,9 +382,7 @@ size_t psd_comparison_place(const psd_comparison_t *self, size_t c)
         const psd_contender_t *other = &self->contender[k];
         if (k == c || other->named != one->named)
             continue;
-        const bool by_held = one->held.n && other->held.n;
-        const int order = by_held ? compare_by(self, other, one, &other->held, &one->held)
-                                  : compare_by(self, other, one, &other->final, &one->final);
+        const int order = compare_rates(self, other, one);
         place += order < 0 || (order == 0 && other->factor < one->factor);
     }
     return place;

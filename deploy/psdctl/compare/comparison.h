@@ -22,7 +22,8 @@ typedef struct psd_contender {
     psd_outcome_t *outcome;    /* per seed */
     /* Filled by psd_comparison_judge; over the seeds that ended with a finite loss. */
     unsigned n_read, n_diverged, n_untrained;
-    psd_spread_t held; /* the metric on the rows held out of training; empty if there are none */
+    psd_spread_t held;  /* the metric on the rows held out of training; empty if there are none */
+    psd_spread_t ended; /* what chooses among rates, with the seeds that failed to train */
     psd_spread_t final, best, loss, seconds, samples_per_s, moved_bytes;
     psd_spread_t steps_to_target, seconds_to_target; /* over the seeds that reached the target */
     psd_spread_groups_t groups; /* by `final`, rounded to the digits of the table; none unless every seed succeeded */
