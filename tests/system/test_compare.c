@@ -361,8 +361,8 @@ Test(compare, one_directory_is_for_one_job_and_one_psdctl_but_for_more_rules_and
     cr_assert_eq(compare(SHORT " --run-dir=c --seeds 1 --optimizers 'sgd(lr=0.5)'"), 0, "%s", output);
     cr_assert_eq(compare(SHORT " --run-dir=c --seeds 1 --data-batch=30 --metrics-every=5 --optimizers 'sgd(lr=0.5)'"), 78, "%s",
                  output);
-    cr_expect_str_eq(output, "psdctl compare: c holds runs of another job: data.batch was \"60\" and is \"30\", metrics.every was "
-                             "\"1\" and is \"5\"; set run.dir to another\n");
+    cr_expect_str_eq(output, "psdctl compare: c holds runs of another job; set run.dir to another, or change the setting back: "
+                             "data.batch was \"60\" and is \"30\" (differences in all: 2)\n");
     cr_assert_eq(compare(SHORT " --run-dir=c --seeds 2 --optimizers 'momentum(lr=0.05)' 'sgd(lr=5e-1)'"), 0, "%s", output);
     cr_expect_eq(count("compare.done "), 3, "one is there already: %s", output);
     cr_assert_eq(compare(SHORT " --run-dir=c --seeds 1 --optimizers 'sgd(lr=0.5)'"), 0, "%s", output);

@@ -181,6 +181,8 @@ Test(comparison, without_a_test_set_the_training_loss_is_the_metric)
     psd_outcome_clear(&o);
 }
 
+static const char *verb = "compare";
+
 /* Hold the directory for a job of 20 steps with this flag. */
 static int hold(char *flag)
 {
@@ -191,7 +193,7 @@ static int hold(char *flag)
     options = psd_options_new(PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE);
     cr_assert_eq(psd_options_load(options, 4, (char *[]){ "psdctl", "--stop-steps=20", run_dir, flag, NULL }, &err), PSD_OK, "%s",
                  err.text);
-    const int rc = psd_settings_hold(options, "-compare", place, &lock, &err);
+    const int rc = psd_settings_hold(options, verb, place, &lock, &err);
     close(lock);
     return rc;
 }
@@ -272,8 +274,29 @@ Test(comparison, a_directory_takes_more_rules_seeds_and_targets_of_its_job_and_n
         cr_expect_eq(hold(same[i]), PSD_OK, "%s: %s", same[i], err.text);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         cr_expect_eq(hold(others[i]), PSD_ECONFIG, "%s", others[i]);
-    cr_expect_not_null(strstr(err.text, "holds runs of another job: clip.norm was \"0\" and is \"1\"; set run.dir to another"),
+    cr_expect_not_null(strstr(err.text, "holds runs of another job; set run.dir to another, or change the setting back: "
+                                        "clip.norm was \"0\" and is \"1\""),
                        "%s", err.text);
+}
+
+Test(comparison, a_setting_that_differs_is_shown_whole_with_the_cure_before_it)
+{
+    cr_assert_eq(hold("--schedule=linear(steps=123456, warmup=1234, warmup_start=0.0125, end_factor=0.00390625)"), PSD_OK, "%s",
+                 err.text);
+    cr_expect_eq(hold("--schedule=linear(steps=123456, warmup=1234, warmup_start=0.0125, end_factor=0.001953125)"), PSD_ECONFIG);
+    cr_expect_not_null(strstr(err.text, "; set run.dir to another, or change the setting back: schedule was \"linear("), "%s",
+                       err.text);
+    cr_expect_not_null(strstr(err.text, "end_factor=0.00390625"), "%s", err.text);
+    cr_expect_not_null(strstr(err.text, "end_factor=0.001953125"), "%s", err.text);
+}
+
+Test(comparison, a_directory_of_compare_is_refused_to_tune_whose_report_would_replace_the_other)
+{
+    cr_assert_eq(hold("--servers=1"), PSD_OK, "%s", err.text);
+    verb = "tune";
+    cr_expect_eq(hold("--servers=1"), PSD_ECONFIG);
+    verb = "compare";
+    cr_expect_not_null(strstr(err.text, "/all is the directory of a psdctl compare; set run.dir to another"), "%s", err.text);
 }
 
 Test(comparison, an_incomplete_run_has_no_outcome)
@@ -807,6 +830,30 @@ Test(comparison, without_a_test_set_a_loss_that_did_not_fall_is_a_failure)
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
     cr_expect_str_eq(psd_contender_failure(find("sgd(lr=0.01)")), "failed to train");
     cr_expect_null(psd_contender_failure(find("adam(lr=0.001)")));
+    cr_expect_not_null(strstr(print(), ", ranked by training loss because there is no test set\n"), "%s", printed);
+    begin("sgd", "--compare-lr-sweep=0.1,1");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    comparison.validation = 0; /* as with --data-validation=0 */
+    for (size_t i = 0; i < 6; i++)
+        cr_assert_eq(take(i / 3, i % 3, &(fake_t){ .metric = "", .falls = true }), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_not_null(
+        strstr(print(), ", learning rate chosen on the training loss that it is reported by: there is no test set\n"), "%s",
+        printed);
+}
+
+Test(comparison, of_two_rates_with_failed_seeds_the_one_with_fewer_is_the_best_and_the_verdict_says_that_some_failed)
+{
+    begin("adam", "--compare-lr-sweep=0.1,1"); /* three seeds */
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    const fake_t good = { .accuracy = 0.9 }, better = { .accuracy = 0.95 }, diverged = { .infinite = true };
+    const fake_t *fakes[] = { &good, &good, &diverged, &better, &diverged, &diverged };
+    for (size_t i = 0; i < 6; i++)
+        cr_assert_eq(take(i / 3, i % 3, fakes[i]), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(comparison.verdict,
+                     "One rule only: adam(lr=0.0001) does best of 2 learning rates, with accuracy 0.9000; of its "
+                     "seeds, 1 of 3 diverged. Name another rule to compare it with.");
 }
 
 Test(comparison, a_single_rule_is_not_reported_as_ahead)

@@ -290,6 +290,65 @@ Test(tuning, a_rate_that_is_cut_within_the_range_of_the_chosen_one_is_marked)
     json_decref(json);
 }
 
+static char *table(void)
+{
+    static char *text;
+    size_t n;
+    free(text);
+    FILE *out = open_memstream(&text, &n);
+    psd_tuning_print_cuts(&tuning, out);
+    fclose(out);
+    return text;
+}
+
+Test(tuning, a_rule_with_a_failed_seed_is_not_chosen_over_one_without_and_if_all_have_one_none_is)
+{
+    for (size_t n_failing = 1; n_failing <= 2; n_failing++) {
+        bool done;
+        cr_assert_eq(begin("0.1,1,10"), PSD_OK, "%s", err.text);
+        adams_lag = 0.1; /* sgd does better with the seeds that train */
+        fill(1, 0.01);
+        cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+        fill(1, 0.01);
+        for (size_t c = 0; c < tuning.round[1].n; c++)
+            tuning.round[1].contender[c].outcome[1].diverged = tuning.round[1].contender[c].named < n_failing;
+        cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+        cr_assert(done);
+        if (n_failing == 1)
+            cr_expect_str_eq(psd_tuning_choice(&tuning)->label, "adam(lr=1)");
+        else
+            cr_expect_null(psd_tuning_choice(&tuning));
+        teardown();
+    }
+}
+
+Test(tuning, the_table_of_rounds_is_in_the_order_by_which_rates_were_cut_and_says_why_the_next_lower_one_was_kept)
+{
+    bool done;
+    cr_assert_eq(begin_with("sgd(lr=1); adam(lr=1)", "0.1,1,10", "--job=t"), PSD_OK, "%s", err.text);
+    fill(10, 0.01); /* held out; sgd: 0.9 at rate 10, 0.8 at 1, 0.7 at 0.1; adam: 0.9 at 1, 0.8 at the others */
+    psd_comparison_t *first = psd_tuning_now(&tuning);
+    for (size_t c = 0; c < first->n; c++)
+        for (unsigned s = 0; s < 2; s++)
+            first->contender[c].outcome[s].final =
+                0.5 - first->contender[c].outcome[s].held / 10; /* the test set says the opposite */
+    find(first, 0, 10)->outcome[1].untrained = find(first, 0, 1)->outcome[0].diverged = find(first, 0, 0.1)->outcome[0].diverged =
+        true;
+    for (unsigned s = 0; s < 2; s++)
+        find(first, 1, 0.1)->outcome[s].diverged = true;
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    fill(10, 0.01);
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    cr_expect_not_null(strstr(table(),
+                              "1      0.15   sgd(lr=10)          0.8900            kept: the best, 1 of 2 failed to train\n"
+                              "1      0.15   sgd(lr=1)           0.8100            kept: next below the best, 1 of 2 diverged\n"
+                              "1      0.15   sgd(lr=0.1)         0.7100            cut: 3 of 3, 1 of 2 diverged"),
+                       "%s", table());
+    cr_expect_not_null(strstr(table(), "kept: the best\n"), "%s", table());
+    cr_expect_not_null(strstr(table(), "kept: the second best; the next lower rate, 0.1, diverged\n"), "%s", table());
+    cr_expect_not_null(strstr(table(), "cut: diverged\n"), "%s", table());
+}
+
 Test(tuning, when_every_rate_has_failed_none_is_chosen)
 {
     bool done;

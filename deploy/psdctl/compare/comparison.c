@@ -277,15 +277,12 @@ static void find_metric(psd_comparison_t *self)
 
 static bool is_whole(const psd_comparison_t *self, const psd_contender_t *c) { return c->final.n == self->n_seeds; }
 
-/* 0: with all seeds; 1: with some; 2: with none. */
-static int rank_of(const psd_comparison_t *self, const psd_contender_t *c) { return is_whole(self, c) ? 0 : c->final.n ? 1 : 2; }
-
 /* Below zero: `a` is better, by the means of the two spreads; contenders with more successful seeds come first in any case. */
 static int compare_by(const psd_comparison_t *self, const psd_contender_t *a, const psd_contender_t *b, const psd_spread_t *of_a,
                       const psd_spread_t *of_b)
 {
-    if (rank_of(self, a) != rank_of(self, b))
-        return rank_of(self, a) - rank_of(self, b);
+    if (a->final.n != b->final.n)
+        return a->final.n > b->final.n ? -1 : 1;
     if (of_a->n && of_b->n && of_a->mean != of_b->mean)
         return (of_a->mean < of_b->mean) == self->smaller_is_better ? -1 : 1;
     return 0;
@@ -374,6 +371,21 @@ static void find_best_of_sweeps(psd_comparison_t *self)
 
 const psd_spread_t *psd_contender_chosen_by(const psd_contender_t *self) { return self->held.n ? &self->held : &self->final; }
 
+/* As psd_comparison_place, rule by rule. */
+static int by_choice(const void *a_, const void *b_, void *arg)
+{
+    const psd_contender_t *a = a_, *b = b_;
+    if (a->named != b->named)
+        return a->named < b->named ? -1 : 1;
+    const int order = compare_rates(arg, a, b);
+    return order ? order : (a->factor > b->factor) - (a->factor < b->factor);
+}
+
+void psd_comparison_sort_by_choice(psd_comparison_t *self)
+{
+    qsort_r(self->contender, self->n, sizeof *self->contender, by_choice, self);
+}
+
 size_t psd_comparison_place(const psd_comparison_t *self, size_t c)
 {
     const psd_contender_t *one = &self->contender[c];
@@ -418,6 +430,21 @@ int psd_comparison_narrow(psd_comparison_t *self, const psd_comparison_t *from, 
     return PSD_OK;
 }
 
+bool psd_comparison_failed_seeds(const psd_comparison_t *self, const psd_contender_t *c, char out[PSD_CELL])
+{
+    const struct {
+        unsigned n;
+        const char *how;
+    } kind[] = { { c->n_diverged, "diverged" }, { c->n_untrained, "failed to train" }, { self->n_seeds - c->n_read, "failed" } };
+    size_t used = 0;
+    *out = '\0';
+    for (size_t i = 0; i < sizeof kind / sizeof *kind; i++)
+        if (kind[i].n)
+            used += (size_t)snprintf(out + used, PSD_CELL - used, "%s%u of %u %s", used ? ", " : "", kind[i].n, self->n_seeds,
+                                     kind[i].how);
+    return used > 0;
+}
+
 const char *psd_contender_failure(const psd_contender_t *self)
 {
     return self->final.n ? NULL : self->n_untrained ? "failed to train" : self->n_diverged ? "diverged" : "failed";
@@ -437,6 +464,8 @@ const char *psd_comparison_chosen_on(const psd_comparison_t *self, char out[PSD_
         snprintf(out, PSD_CELL, "the %.3g %% of the training rows that were held out", 100 * self->validation);
     else if (self->validation > 0)
         snprintf(out, PSD_CELL, "the held-out rows that it is reported on: there is no test set");
+    else if (!strcmp(self->metric, PSD_TRAINING_LOSS))
+        snprintf(out, PSD_CELL, "the training loss that it is reported by: there is no test set");
     else
         snprintf(out, PSD_CELL, "the test set that it is reported on, which flatters it");
     return out;
@@ -498,15 +527,19 @@ static void tell_of_one(psd_comparison_t *self)
 {
     const psd_contender_t *one = &self->contender[0];
     const char *failure = psd_contender_failure(one);
-    char value[PSD_CELL];
+    char value[PSD_CELL], failed[PSD_CELL];
     psd_comparison_value(self, one->final.mean, value);
+    append(self, "One rule only: %s ", one->label);
     if (failure)
-        append(self, "One rule only: %s %s.", one->label, failure);
+        append(self, "%s.", failure);
     else if (self->is_swept)
-        append(self, "One rule only: %s does best of %zu learning rates, with %s %s. Name another rule to compare it with.",
-               one->label, self->n, self->metric, value);
+        append(self, "does best of %zu learning rates, with %s %s", self->n, self->metric, value);
     else
-        append(self, "One rule only: %s ends with %s %s. Name another rule to compare it with.", one->label, self->metric, value);
+        append(self, "ends with %s %s", self->metric, value);
+    if (!failure && psd_comparison_failed_seeds(self, one, failed))
+        append(self, "; of its seeds, %s", failed);
+    if (!failure)
+        append(self, ". Name another rule to compare it with.");
 }
 
 static void find_verdict(psd_comparison_t *self)

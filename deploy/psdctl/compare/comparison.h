@@ -67,6 +67,9 @@ int psd_comparison_narrow(psd_comparison_t *self, const psd_comparison_t *from, 
  * test set; of equal ones the lower is first. Call it after psd_comparison_judge. */
 size_t psd_comparison_place(const psd_comparison_t *self, size_t c);
 
+/* Sort the contenders by rule, in the order given, and then by that place. Call it after psd_comparison_judge. */
+void psd_comparison_sort_by_choice(psd_comparison_t *self);
+
 /* The spread by which rates are chosen: `held` if there is one, otherwise `final`. */
 const psd_spread_t *psd_contender_chosen_by(const psd_contender_t *self);
 
@@ -82,6 +85,9 @@ int psd_comparison_judge(psd_comparison_t *self, psd_err_t *err);
 
 /* The heading of a column: only its title; the metric; its title and the target. */
 typedef enum psd_title { PSD_TITLE_PLAIN, PSD_TITLE_METRIC, PSD_TITLE_TARGET } psd_title_t;
+
+/* The seeds that do not count, and why: "1 of 3 diverged, 1 of 3 failed to train"; false, and "": there are none. */
+bool psd_comparison_failed_seeds(const psd_comparison_t *self, const psd_contender_t *c, char out[PSD_CELL]);
 
 /* Why no seed of it succeeded: "failed to train", "diverged", "failed"; NULL if one did. */
 const char *psd_contender_failure(const psd_contender_t *self);

@@ -51,16 +51,13 @@ static void print_rule(const psd_comparison_t *self, const psd_contender_t *c, c
 /* With the reason why the figure is not over all seeds. */
 static void print_final(const psd_comparison_t *self, const psd_contender_t *c, char out[PSD_CELL])
 {
+    char failed[PSD_CELL];
     print_spread(&c->final, !self->smaller_is_better, out);
-    size_t n = strlen(out);
+    const size_t n = strlen(out);
     if (c->n_diverged + c->n_untrained == self->n_seeds)
         snprintf(out, PSD_CELL, "%s", psd_contender_failure(c));
-    else if (c->n_diverged)
-        n += (size_t)snprintf(out + n, PSD_CELL - n, ", %u of %u diverged", c->n_diverged, self->n_seeds);
-    if (c->n_untrained && c->n_diverged + c->n_untrained < self->n_seeds)
-        n += (size_t)snprintf(out + n, PSD_CELL - n, ", %u of %u failed to train", c->n_untrained, self->n_seeds);
-    if (c->n_read < self->n_seeds)
-        snprintf(out + n, PSD_CELL - n, ", %u of %u failed", self->n_seeds - c->n_read, self->n_seeds);
+    else if (psd_comparison_failed_seeds(self, c, failed))
+        snprintf(out + n, PSD_CELL - n, ", %s", failed);
 }
 
 static bool has_held(const psd_comparison_t *self)
@@ -194,6 +191,8 @@ void psd_comparison_describe(const psd_comparison_t *self, char *out, size_t cap
     char chosen[PSD_CELL], held[PSD_CELL + 40] = "";
     if (psd_comparison_chosen_on(self, chosen))
         snprintf(held, sizeof held, ", learning rate chosen on %s", chosen);
+    else if (!strcmp(self->metric, PSD_TRAINING_LOSS))
+        snprintf(held, sizeof held, ", ranked by training loss because there is no test set");
     snprintf(out, capacity, "%s on %s, batch %s, %s, %u server%s, %u worker%s, %s%s%s", psd_options_string(o, PSD_OPT_model_kind),
              psd_options_string(o, PSD_OPT_data_train), psd_options_text(o, PSD_OPT_data_batch),
              psd_options_string(o, PSD_OPT_sync_mode), self->n_servers, self->n_servers > 1 ? "s" : "", self->n_workers,

@@ -46,7 +46,9 @@ static json_t *setting(const psd_option_t *row, const char *text)
     return value;
 }
 
-static json_t *make_settings(const psd_options_t *options)
+#define VERB "verb of psdctl" /* a key of settings.json: compare and tune write files of the same names */
+
+static json_t *make_settings(const psd_options_t *options, const char *verb)
 {
     json_t *settings = json_object();
     const psd_option_t *row;
@@ -54,34 +56,45 @@ static json_t *make_settings(const psd_options_t *options)
         if (is_setting(row))
             json_object_set_new(settings, row->key, setting(row, psd_options_text(options, psd_option_id(row))));
     json_object_set_new(settings, "version of psd", json_string(PSD_VERSION));
+    json_object_set_new(settings, VERB, json_string(verb));
     return settings;
 }
 
-/* Every difference, in one sentence. */
+/* The cure first, because both values are whole: a long one must not cut it off. */
 static int compare(const char *directory, const json_t *before, const json_t *now, psd_err_t *err)
 {
-    const char *key;
+    const char *key, *differs = NULL, *was = "", *is = "", *verb = json_string_value(json_object_get(before, VERB));
     json_t *value;
-    char list[360] = "";
+    size_t n = 0;
+    char more[64] = "";
+    if (verb && strcmp(verb, json_string_value(json_object_get(now, VERB))) != 0)
+        return psd_err_set(err, PSD_ECONFIG, "%s is the directory of a psdctl %s; set run.dir to another", directory, verb);
     json_object_foreach((json_t *)(uintptr_t)now, key, value)
     {
-        const char *old = json_string_value(json_object_get(before, key));
-        const size_t used = strlen(list);
-        if (!old || strcmp(old, json_string_value(value)) != 0)
-            snprintf(list + used, sizeof list - used, "%s%s was \"%.60s\" and is \"%.60s\"", used ? ", " : "", key, old ? old : "",
-                     json_string_value(value));
+        const char *old = json_string_value(json_object_get(before, key)), *new = json_string_value(value);
+        if (!strcmp(key, VERB) || (old && !strcmp(old, new)) || n++)
+            continue;
+        differs = key;
+        was = old ? old : "";
+        is = new;
     }
-    return *list ? psd_err_set(err, PSD_ECONFIG, "%s holds runs of another job: %s; set run.dir to another", directory, list)
-                 : PSD_OK;
+    if (n > 1)
+        snprintf(more, sizeof more, " (differences in all: %zu)", n);
+    return differs ? psd_err_set(err, PSD_ECONFIG,
+                                 "%s holds runs of another job; set run.dir to another, or change the setting back: %s was \"%s\" "
+                                 "and is \"%s\"%s",
+                                 directory, differs, was, is, more)
+                   : PSD_OK;
 }
 
 /* With the file open and locked: the first process writes it, later ones compare. */
-static int read_or_write(const psd_options_t *options, const char *directory, const char *path, int fd, psd_err_t *err)
+static int read_or_write(const psd_options_t *options, const char *verb, const char *directory, const char *path, int fd,
+                         psd_err_t *err)
 {
     json_error_t why;
     const off_t n_bytes = lseek(fd, 0, SEEK_END);
     lseek(fd, 0, SEEK_SET);
-    json_t *now = make_settings(options), *before = n_bytes > 0 ? json_loadfd(fd, 0, &why) : NULL;
+    json_t *now = make_settings(options, verb), *before = n_bytes > 0 ? json_loadfd(fd, 0, &why) : NULL;
     int rc = PSD_OK;
     if (before)
         rc = compare(directory, before, now, err);
@@ -94,12 +107,13 @@ static int read_or_write(const psd_options_t *options, const char *directory, co
     return rc;
 }
 
-int psd_settings_hold(const psd_options_t *options, const char *kind, char directory[PSD_PLACE_DIRECTORY], int *lock,
+int psd_settings_hold(const psd_options_t *options, const char *verb, char directory[PSD_PLACE_DIRECTORY], int *lock,
                       psd_err_t *err)
 {
-    char path[PATH_MAX];
+    char path[PATH_MAX], kind[16];
     if (!psd_options_uint(options, PSD_OPT_stop_steps) && !(psd_options_double(options, PSD_OPT_stop_epochs) > 0))
         return psd_err_set(err, PSD_ECONFIG, "nothing ends the runs: set stop.epochs or stop.steps");
+    snprintf(kind, sizeof kind, "-%s", verb);
     psd_place_choose(options, kind, directory);
     snprintf(path, sizeof path, "%s/runs", directory);
     const int rc = psd_place_make(path, err);
@@ -111,5 +125,5 @@ int psd_settings_hold(const psd_options_t *options, const char *kind, char direc
         return psd_err_set(err, PSD_EIO, "cannot write %s: %s; set run.dir to another", path, strerror(errno));
     if (flock(fd, LOCK_EX | LOCK_NB))
         return psd_err_set(err, PSD_EUNAVAILABLE, "another psdctl works in %s; wait for it, or set run.dir", directory);
-    return read_or_write(options, directory, path, fd, err);
+    return read_or_write(options, verb, directory, path, fd, err);
 }

@@ -8,9 +8,7 @@
 
 int psd_study_hold(psd_study_t *self, psd_err_t *err)
 {
-    char kind[16];
-    snprintf(kind, sizeof kind, "-%s", self->verb);
-    return psd_settings_hold(self->options, kind, self->directory, &self->lock, err);
+    return psd_settings_hold(self->options, self->verb, self->directory, &self->lock, err);
 }
 
 void psd_study_say_kept(const psd_study_t *self, const psd_trials_t *trials, const char *what)
@@ -47,5 +45,5 @@ int psd_study_end(psd_study_t *self, int rc, int code, const psd_err_t *err)
     if (self->lock >= 0)
         close(self->lock);
     psd_options_destroy(&self->options);
-    return rc < 0 ? psd_err_exit_code(rc) : code;
+    return code ? code : rc < 0 ? psd_err_exit_code(rc) : 0;
 }

@@ -30,6 +30,6 @@ int psd_study_write(const psd_study_t *self, const char *name, bool (*write)(con
 /* Write a JSON text and free it; false if that failed, or memory ran out (`json` NULL). */
 bool psd_study_print_json(json_t *json, FILE *out);
 
-/* Say on stderr what went wrong if `rc` is an error, let go of the directory and the options, and return the exit code: that of `rc`,
- * otherwise `code`. */
+/* Say on stderr what went wrong if `rc` is an error, let go of the directory and the options, and return the exit code: `code`, of
+ * the first run that failed, otherwise that of `rc`. */
 int psd_study_end(psd_study_t *self, int rc, int code, const psd_err_t *err);

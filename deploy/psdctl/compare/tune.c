@@ -85,17 +85,27 @@ static bool write_job(const void *of, FILE *out)
 
 static int conclude(const tune_t *self, psd_err_t *err)
 {
+    const psd_comparison_t *last = &self->tuning.round[self->tuning.n_rounds - 1];
     const psd_contender_t *choice = psd_tuning_choice(&self->tuning);
+    char failed[PSD_CELL];
+    char path[PSD_PLACE_DIRECTORY + 16];
     int rc = psd_study_write(&self->study, "tune.json", write_json, self, err);
     rc = rc ? rc : psd_study_write(&self->study, "report.html", write_page, self, err);
     rc = rc || !choice ? rc : psd_study_write(&self->study, "tuned.yaml", write_job, self, err);
+    snprintf(path, sizeof path, "%s/tuned.yaml", self->study.directory);
+    if (!choice)
+        remove(path); /* of an earlier search, with fewer seeds */
     if (rc)
         return rc;
     psd_tuning_print_cuts(&self->tuning, stdout);
     putchar('\n');
-    psd_comparison_print(&self->tuning.round[self->tuning.n_rounds - 1], stdout);
+    psd_comparison_print(last, stdout);
+    psd_comparison_failed_seeds(last, &last->contender[0], failed);
     if (!choice)
-        return psd_err_set(err, PSD_EDIVERGED, "no rule succeeded at any rate; widen --lr-sweep, or train for longer");
+        return psd_err_set(err, PSD_EDIVERGED,
+                           "no rule is chosen, because none succeeded with every seed: of those of %s, the best, %s; widen "
+                           "--lr-sweep, or train for longer",
+                           last->contender[0].label, failed);
     printf("chosen: %s; %s/tuned.yaml is the job with it\n", choice->label, self->study.directory);
     printf("kept in %s: report.html, tune.json\n", self->study.directory);
     return PSD_OK;
@@ -217,6 +227,6 @@ const psd_verb_t psd_verb_tune = {
               [JOBS] = { .key = "jobs", .type = PSD_OPTION_UINT64, .argument = "N", .help = "number of runs at once [1]" } },
     .options = PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE,
     .examples = "psdctl tune job.yaml --optimizers 'sgd(lr=0.1)' 'adam(lr=1e-3)' --seeds=3\n",
-    .exits = "that of the first run that failed; 1 when no rule succeeded; 75 after SIGINT, SIGTERM or SIGHUP",
+    .exits = "that of the first run that failed; 1 when no rule succeeded with every seed; 75 after SIGINT, SIGTERM or SIGHUP",
     .run = run,
 };

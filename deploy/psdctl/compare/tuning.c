@@ -221,7 +221,7 @@ static const psd_contender_t *in_round(const psd_tuning_t *self, size_t r, const
     return NULL;
 }
 
-/* The contender of the first round with the next lower rate, if it is worth training: it did not diverge or fail there. */
+/* The contender of the first round with the next lower rate; NULL: none lower was trained. */
 static const psd_contender_t *next_lower(const psd_tuning_t *self, const psd_contender_t *one)
 {
     const psd_contender_t *found = NULL;
@@ -230,8 +230,11 @@ static const psd_contender_t *next_lower(const psd_tuning_t *self, const psd_con
         if (other->named == one->named && other->factor < one->factor && (!found || other->factor > found->factor))
             found = other;
     }
-    return found && (found->final.n || found->n_untrained) ? found : NULL;
+    return found;
 }
+
+/* Whether it is worth training for longer: it did not diverge or fail. */
+static bool is_worth_it(const psd_contender_t *one) { return one->final.n || one->n_untrained; }
 
 /* The contender of the present round with this place among the rates of the rule. */
 static const psd_contender_t *placed(const psd_comparison_t *now, size_t named, size_t place)
@@ -246,7 +249,7 @@ static void keep_for_the_last_round(const psd_tuning_t *self, const psd_comparis
 {
     for (size_t i = 0; i < self->n_rules; i++) {
         const psd_contender_t *best = placed(now, i, 1), *lower = next_lower(self, best),
-                              *other = lower ? lower : placed(now, i, 2);
+                              *other = lower && is_worth_it(lower) ? lower : placed(now, i, 2);
         for (size_t c = 0; c < self->round[0].n; c++) {
             const psd_contender_t *one = &self->round[0].contender[c];
             keep[c] |= !strcmp(one->name, best->name) || !strcmp(one->name, other->name);
@@ -264,6 +267,7 @@ int psd_tuning_next(psd_tuning_t *self, bool *done, psd_err_t *err)
     *done = self->n_begun == self->n_rounds;
     if (rc || *done)
         return rc;
+    psd_comparison_sort_by_choice(now);
     const bool is_last = self->n_begun + 1 == self->n_rounds;
     bool *keep = calloc(self->grid.n, sizeof *keep);
     size_t n_kept = self->n_rates;
@@ -282,7 +286,7 @@ int psd_tuning_next(psd_tuning_t *self, bool *done, psd_err_t *err)
 const psd_contender_t *psd_tuning_choice(const psd_tuning_t *self)
 {
     const psd_comparison_t *last = &self->round[self->n_rounds - 1];
-    return self->n_begun == self->n_rounds && last->n && last->contender[0].final.n ? &last->contender[0] : NULL;
+    return self->n_begun == self->n_rounds && last->n && last->contender[0].final.n == last->n_seeds ? &last->contender[0] : NULL;
 }
 
 bool psd_tuning_overlaps(const psd_tuning_t *self, size_t r, size_t c)
@@ -300,12 +304,29 @@ bool psd_tuning_overlaps(const psd_tuning_t *self, size_t r, size_t c)
     return false;
 }
 
+/* Why the last round has a rate of the round before it. */
+static void describe_last(const psd_tuning_t *self, const psd_comparison_t *round, const psd_contender_t *one, char out[PSD_CELL])
+{
+    const psd_contender_t *best = placed(round, one->named, 1), *lower = next_lower(self, best);
+    if (one == best)
+        snprintf(out, PSD_CELL, "kept: the best");
+    else if (!lower)
+        snprintf(out, PSD_CELL, "kept: the second best; no lower rate was trained");
+    else if (!strcmp(lower->name, one->name))
+        snprintf(out, PSD_CELL, "kept: next below the best");
+    else
+        snprintf(out, PSD_CELL, "kept: the second best; the next lower rate, %.3g, %s", psd_rule_lr(&lower->rule),
+                 psd_contender_failure(lower));
+}
+
 void psd_tuning_describe(const psd_tuning_t *self, size_t r, size_t c, char out[PSD_CELL])
 {
     const psd_comparison_t *round = &self->round[r];
     const psd_contender_t *one = &round->contender[c];
     const char *failure = psd_contender_failure(one);
-    if (in_round(self, r + 1, one) || r + 1 == self->n_rounds)
+    if (r + 2 == self->n_rounds && in_round(self, r + 1, one))
+        describe_last(self, round, one, out);
+    else if (in_round(self, r + 1, one) || r + 1 == self->n_rounds)
         snprintf(out, PSD_CELL, "kept");
     else if (in_round(self, self->n_rounds - 1, one))
         snprintf(out, PSD_CELL, "kept for the last round: next below the best");

@@ -51,14 +51,14 @@ psd_comparison_t *psd_tuning_now(psd_tuning_t *self);
 /* Call it when all these runs are finished: judges them, and begins the next round. `*done` when it was the last. PSD_ENOMEM. */
 int psd_tuning_next(psd_tuning_t *self, bool *done, psd_err_t *err);
 
-/* The chosen rule and rate: the best at the end; NULL when all failed. */
+/* The chosen rule and rate: the best at the end; NULL when none succeeded with every seed. */
 const psd_contender_t *psd_tuning_choice(const psd_tuning_t *self);
 
 /* Whether a rate that was cut in round `r` cannot be distinguished, by the ranges over the seeds there, from the chosen one of its
  * rule: in longer runs the ranking may change. */
 bool psd_tuning_overlaps(const psd_tuning_t *self, size_t r, size_t c);
 
-/* What became of contender `c` of round `r`, "kept", "cut: 4 of 9", "cut: diverged"; and of the grid: "" if it was trained, otherwise
+/* What became of contender `c` of round `r`, "kept: next below the best", "cut: 4 of 9", "cut: diverged"; and of the grid: "" if it was trained, otherwise
  * why the range test has cut it. */
 void psd_tuning_describe(const psd_tuning_t *self, size_t r, size_t c, char out[PSD_CELL]);
 void psd_tuning_describe_cut(const psd_tuning_t *self, size_t c, char out[PSD_CELL]);

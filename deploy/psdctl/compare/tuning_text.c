@@ -62,7 +62,7 @@ static void each_of_ranges(const psd_tuning_t *self, line_fn *each, void *arg)
     }
 }
 
-/* All but the last round, in which nothing is cut. */
+/* All but the last round, in which nothing is cut; each rule's rates in the order by which they were cut. */
 static void each_of_rounds(const psd_tuning_t *self, line_fn *each, void *arg)
 {
     for (size_t r = 0; r + 1 < self->n_rounds && r < self->n_begun; r++)
@@ -70,7 +70,7 @@ static void each_of_rounds(const psd_tuning_t *self, line_fn *each, void *arg)
             const psd_comparison_t *round = &self->round[r];
             const psd_contender_t *one = &round->contender[c];
             const psd_spread_t *by = psd_contender_chosen_by(one);
-            char value[PSD_CELL] = "";
+            char value[PSD_CELL] = "", failed[PSD_CELL];
             line_t line = { .optimizer = one->label, .metric = "-" };
             snprintf(line.round, sizeof line.round, "%zu", r + 1);
             snprintf(line.share, sizeof line.share, "%.2g", round->share);
@@ -81,6 +81,9 @@ static void each_of_rounds(const psd_tuning_t *self, line_fn *each, void *arg)
             else if (by->n)
                 snprintf(line.metric, sizeof line.metric, "%s", value);
             line.is_close = !strncmp(line.result, "cut", 3) && psd_tuning_overlaps(self, r, c);
+            const bool is_said = !strncmp(line.result, "cut", 3) && psd_contender_failure(one);
+            if (psd_comparison_failed_seeds(round, one, failed) && !is_said)
+                snprintf(line.result + strlen(line.result), sizeof line.result - strlen(line.result), ", %s", failed);
             each(&line, arg);
         }
 }
@@ -196,6 +199,8 @@ static json_t *json_round(const psd_tuning_t *self, size_t r)
         json_object_set_new(rate, "mean", real_or_null(by->mean));
         json_object_set_new(rate, "least", real_or_null(by->least));
         json_object_set_new(rate, "most", real_or_null(by->most));
+        json_object_set_new(rate, "seeds_diverged", json_integer((json_int_t)one->n_diverged));
+        json_object_set_new(rate, "seeds_untrained", json_integer((json_int_t)one->n_untrained));
         json_object_set_new(rate, "overlaps", json_boolean(!strncmp(what, "cut", 3) && psd_tuning_overlaps(self, r, c)));
         json_array_append_new(rates, rate);
     }

@@ -29,7 +29,7 @@ typedef struct tally {
 bool psd_outcome_smaller_is_better(const char *metric)
 {
     const psd_metric_t *row = psd_metric_find(metric);
-    return row ? row->smaller_is_better : !strcmp(metric, "loss");
+    return row ? row->smaller_is_better : !strcmp(metric, PSD_TRAINING_LOSS);
 }
 
 const psd_point_t *psd_outcome_reached(const psd_outcome_t *self, double target)
@@ -225,7 +225,7 @@ static int draw_losses(psd_outcome_t *self, const tally_t *tally, psd_err_t *err
 /* Without a test set, judge by the training loss. */
 static void judge_by_loss(psd_outcome_t *self, const tally_t *tally)
 {
-    snprintf(self->metric, sizeof self->metric, "loss");
+    snprintf(self->metric, sizeof self->metric, PSD_TRAINING_LOSS);
     self->final = self->loss;
     self->best = NAN;
     for (size_t i = 0; i < LAST_SHARE; i++)

@@ -8,6 +8,8 @@
 #include "common/base/err.h"
 #include "common/optim/optimizer.h"
 
+#define PSD_TRAINING_LOSS "loss" /* the metric of a job without a test set */
+
 enum { PSD_CURVE_POINTS = 100 /* points at most, of the training loss */ };
 
 typedef struct psd_point {
