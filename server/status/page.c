@@ -40,6 +40,7 @@ static void put_label(FILE *out, const char *key)
     }
 }
 
+/* In three digits; what would be rounded to 1000 of a unit is 1 of the next. */
 static void put_duration(FILE *out, double seconds)
 {
     unsigned long s = (unsigned long)seconds;
@@ -47,9 +48,9 @@ static void put_duration(FILE *out, double seconds)
         fprintf(out, "%lu h %02lu min", s / 3600, s / 60 % 60);
     else if (s >= 60)
         fprintf(out, "%lu min %02lu s", s / 60, s % 60);
-    else if (seconds >= 1 || seconds <= 0)
+    else if (seconds >= 0.9995 || seconds <= 0)
         fprintf(out, "%.3g s", seconds);
-    else if (seconds >= 1e-3)
+    else if (seconds >= 0.9995e-3)
         fprintf(out, "%.3g ms", seconds * 1e3);
     else
         fprintf(out, "%.3g µs", seconds * 1e6);
@@ -61,7 +62,7 @@ static void put_bytes(FILE *out, double bytes)
     size_t i = 0;
     for (; bytes >= 1024 && i + 1 < sizeof units / sizeof *units; i++)
         bytes /= 1024;
-    fprintf(out, "%.3g %s", bytes, units[i]);
+    fprintf(out, "%.*g %s", bytes < 999.5 ? 3 : 4, bytes, units[i]);
 }
 
 static void put_number(FILE *out, const char *key, double x)

@@ -46,20 +46,29 @@ static void add_pace(json_t *w, const psd_pace_facts_t *pace)
     json_object_set_new(w, "awaiting_seconds", json_real(pace->awaiting_s));
 }
 
+/* "12.3 ms", "1234 ms". */
+static const char *in_ms(double seconds, char out[32])
+{
+    snprintf(out, 32, seconds < 0.9995 ? "%.3g ms" : "%.0f ms", seconds * 1e3);
+    return out;
+}
+
 /* Describe a worker that the others wait for: by how much it differs from them. */
 static void add_slow_alert(json_t *alerts, const psd_worker_row_t *row, const char *reason, const psd_pace_facts_t *pace,
                            const psd_crowd_t *crowd, double silent_s)
 {
-    char text[256], how[128];
+    char text[256], how[128], own[32], others[32];
     if (!strcmp(reason, "silent"))
         snprintf(how, sizeof how, "it has sent nothing for %.1f s", silent_s);
     else if (!strcmp(reason, "network") && pace->serve_s - crowd->serve_s > pace->send_s - crowd->send_s)
-        snprintf(how, sizeof how, "weights take %.3g ms to reach it, others %.3g ms", pace->serve_s * 1e3, crowd->serve_s * 1e3);
+        snprintf(how, sizeof how, "weights take %s to reach it, others %s", in_ms(pace->serve_s, own),
+                 in_ms(crowd->serve_s, others));
     else if (!strcmp(reason, "network"))
-        snprintf(how, sizeof how, "its pushes take %.3g ms to arrive, others' %.3g ms", pace->send_s * 1e3, crowd->send_s * 1e3);
+        snprintf(how, sizeof how, "its pushes take %s to arrive, others' %s", in_ms(pace->send_s, own),
+                 in_ms(crowd->send_s, others));
     else
-        snprintf(how, sizeof how, "it computes for %.3g ms a push, others for %.3g ms", pace->compute_s * 1e3,
-                 crowd->compute_s * 1e3);
+        snprintf(how, sizeof how, "it computes for %s a push, others for %s", in_ms(pace->compute_s, own),
+                 in_ms(crowd->compute_s, others));
     if (pace->awaited > 0)
         snprintf(text, sizeof text, "rounds wait for worker %u (%.64s) %.0f %% of the time: %s", row->id, row->name,
                  pace->awaited * 100, how);
@@ -75,12 +84,13 @@ static json_t *worker_json(const psd_report_t *self, const psd_node_t *node, con
     psd_pace_facts_t pace;
     bool member = psd_engine_worker(psd_node_engine(node), row->id, &here);
     uint64_t silent_ms = now->ms - row->heard_ms;
+    const uint64_t step = row->clock > here.applied ? row->clock : here.applied; /* its heartbeats may be a second old */
     json_t *w = json_pack("{s:i, s:s, s:I, s:s, s:I, s:f}", "id", (int)row->id, "name", row->name, "incarnation",
                           (json_int_t)row->incarnation, "state",
                           row->quarantined                                       ? "quarantined"
                           : row->state == PSD_WORKER_LIVE && silent_ms > LATE_MS ? "late"
                                                                                  : psd_worker_state_name(row->state),
-                          "step", (json_int_t)row->clock, "last_heard_age_seconds", (double)silent_ms * 1e-3);
+                          "step", (json_int_t)step, "last_heard_age_seconds", (double)silent_ms * 1e-3);
     if (!member)
         return w;
     json_object_set_new(w, "lag_steps", json_integer((json_int_t)(crowd->front > here.applied ? crowd->front - here.applied : 0)));

@@ -22,7 +22,9 @@ document() {
  "sync": {"mode": "bsp"},
  "workers": [
    {"id": 0, "name": "a:10", "state": "live", "step": 1235, "lag_steps": 0, "loss": 0.25},
-   {"id": 4, "name": "b:11", "state": "late", "step": 1230, "lag_steps": 5, "loss": 0.75}],
+   {"id": 4, "name": "b:11", "state": "late", "step": 1230, "lag_steps": 5, "loss": 0.75},
+   {"id": 5, "name": "c:12", "state": "live", "step": 1234567, "lag_steps": 1, "loss": null},
+   {"id": 6, "name": "d:13", "state": "joining", "step": 0}],
  "alerts": ["rounds wait for worker 4", "checkpoints cannot be written"]}
 DOCUMENT
     mv "$dir/new" "$dir/document"
@@ -47,6 +49,8 @@ canned: training, pushes of workers 4 (round 9), shard 1 of 3, up 3725 s
   worker  name                     state        step    lag     loss
   0       a:10                     live         1235      0     0.25
   4       b:11                     late         1230      5     0.75
+  5       c:12                     live      1234567      1        -
+  6       d:13                     joining         0      -        -
   rounds wait for worker 4
   checkpoints cannot be written
 SAID

@@ -75,10 +75,11 @@ document() { # AGE: of the checkpoint, as a member of JSON
  "optimizer": {"rule": "lookahead(adam(lr=0.001), k=5)", "lr_now": 0.00025, "lookahead": {"k": 5, "phase": 2}},
  "sync": {"mode": "bsp"}, "checkpoint": {"number": 1200, "duration_seconds": 2 $1},
  "workers": [
-   {"id": 0, "name": "a:10", "state": "live", "awaited_share": 0.125, "compute_seconds": 0.02, "send_seconds": 0.003,
+   {"id": 0, "name": "a:10", "state": "live", "awaited_share": 0.125, "compute_seconds": 0.02, "send_seconds": 0.00099951,
     "samples_per_second": 11400, "lag_steps": 0, "last_push_age_seconds": 1.5, "slow_reason": null},
    {"id": 4, "name": "b:11", "state": "late", "awaited_share": 0.5, "compute_seconds": 125, "send_seconds": 0.0004,
-    "samples_per_second": 22, "lag_steps": 7, "last_push_age_seconds": 5400, "slow_reason": "network"}],
+    "samples_per_second": 999.7, "lag_steps": 7, "last_push_age_seconds": 5400, "slow_reason": "network"},
+   {"id": 2, "name": "c:12", "state": "joining", "step": 0}],
  "alerts": ["rounds wait for worker 4"]}
 DOCUMENT
     mv "$dir/new" "$dir/document"
@@ -100,19 +101,22 @@ expect '^lookahead(adam(lr=0.001), k=5)$'
 expect '^learning rate 0.00025   Lookahead phase 2 of 5   checkpoint 1200, 1m01s ago$'
 expect '^bsp   waits for pushes of workers 4 (round 9)$'
 expect '^! rounds wait for worker 4$'
-grep -A 2 '^  id  worker ' "$dir/screen" | sed 's/ *$//' >"$dir/rows"
+grep -A 3 '^  id  worker ' "$dir/screen" | sed 's/ *$//' >"$dir/rows"
 diff - "$dir/rows" <<'ROWS' || fail 'the workers have other figures'
   id  worker         state   waited computes    sends smpl/s  lag   push why
-   4  b:11           late       50%    2m05s    400us     22    7  1h30m network
-   0  a:10           live       12%     20ms      3ms  11.4k    0   1.5s
+   4  b:11           late       50%    2m05s    400us     1k    7  1h30m network
+   0  a:10           live       12%     20ms      1ms  11.4k    0   1.5s
+   2  c:12           joining      -        -        -      -    -      -
 ROWS
 document ''
 expect '^learning rate 0.00025   Lookahead phase 2 of 5   checkpoint 1200$'
-# Both rows by each column in turn, of which some rise.
+# The rows by each column in turn, of which some rise; one without that number is the last.
 for order in 'worker 0' 'computes 4' 'samples/s 4' 'lag 4' 'last push 4' 'waited for 4'; do
     tmux -L $server send-keys s
     expect "sorted by ${order% *} "
     first=$(sed -n '/^  id  worker /{n;p}' "$dir/screen" | awk '{ print $1 }')
     [ "$first" = "${order##* }" ] || fail "by ${order% *}, worker $first is first"
+    last=$(sed -n '/^  id  worker /{n;n;n;p}' "$dir/screen" | awk '{ print $1 }')
+    [ "$last" = 2 ] || [ "${order% *}" = worker ] || fail "by ${order% *}, worker $last is last"
 done
 echo 'top: ok'

@@ -93,8 +93,10 @@ Test(history, a_line_that_is_no_utf8_or_was_cut_within_a_character_is_one_all_th
         memcpy(text + i, "\xc3\xa9", 2);
     psd_history_note(&history, 1, "warn", "peer.refused", text);
     psd_history_note(&history, 2, "warn", "peer.refused", "\xff\x01 name=<b>");
+    psd_history_note(&history, 3, "warn", "peer.refused", "\x7f\x80");
     json_t *events = read_all("events");
-    cr_assert_eq(json_array_size(events), 2);
+    cr_assert_eq(json_array_size(events), 3);
+    cr_assert_str_eq(json_string_value(json_object_get(json_array_get(events, 2), "text")), "\x7f?");
     cr_assert_str_eq(json_string_value(json_object_get(json_array_get(events, 1), "text")), "?\x01 name=<b>");
 }
 

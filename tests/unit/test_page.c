@@ -73,6 +73,24 @@ Test(page, the_loss_is_a_curve_as_far_as_it_is_known)
     free(page);
 }
 
+Test(page, of_a_long_curve_points_at_equal_distances_and_the_newest_are_drawn)
+{
+    static psd_history_t history;
+    enum { N = 500 };
+    for (unsigned i = 0; i < N; i++)
+        psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1000 + i, .loss = N - i });
+    char *page = psd_page_render("{}", &history), *points = strstr(page, "points='");
+    cr_assert_not_null(points);
+    unsigned n = 0;
+    double x, y, before = NAN;
+    int used;
+    for (points += strlen("points='"); sscanf(points, "%lf,%lf %n", &x, &y, &used) == 2; points += used, before = x, n++)
+        cr_expect(!n || fabs(x - before - 3 * 600 / 499.0) < 0.11, "%f after %f", x, before);
+    cr_expect_eq(n, 167, "each third of 499 and the newest");
+    cr_expect(x == 600 && y == 116, "the newest is at %f, %f", x, y);
+    free(page);
+}
+
 Test(page, a_list_of_objects_is_a_table)
 {
     assert_shows("{\"workers\":[{\"id\":0,\"lag_steps\":2},{\"id\":1,\"lag_steps\":3}]}",
@@ -94,11 +112,33 @@ Test(page, a_list_within_a_section_is_a_table_too_without_what_only_scripts_read
 Test(page, units_are_for_people)
 {
     assert_shows("{\"x\":{\"age_seconds\":75}}", "<th>age<td>1 min 15 s");
+    assert_shows("{\"x\":{\"age_seconds\":3599}}", "<td>59 min 59 s");
+    assert_shows("{\"x\":{\"age_seconds\":3600}}", "<td>1 h 00 min");
     assert_shows("{\"x\":{\"age_seconds\":7325}}", "2 h 02 min");
+    assert_shows("{\"x\":{\"age_seconds\":60}}", "<td>1 min 00 s");
+    assert_shows("{\"x\":{\"age_seconds\":1}}", "<td>1 s");
+    assert_shows("{\"x\":{\"age_seconds\":0}}", "<td>0 s");
+    assert_shows("{\"x\":{\"age_seconds\":0.9994}}", "<td>999 ms");
+    assert_shows("{\"x\":{\"age_seconds\":0.9996}}", "<td>1 s");
+    assert_shows("{\"x\":{\"age_seconds\":0.001}}", "<td>1 ms");
+    assert_shows("{\"x\":{\"age_seconds\":0.0009996}}", "<td>1 ms");
+    assert_shows("{\"x\":{\"sent_bytes\":1023}}", "<td>1023 B");
     assert_shows("{\"x\":{\"age_seconds\":0.0125}}", "12.5 ms");
     assert_shows("{\"x\":{\"apply_seconds_p99\":4.5e-6}}", "<th>apply p99<td>4.5 µs");
     assert_shows("{\"x\":{\"rejected\":{\"job\":0}}}", "rejected job<td>0");
     assert_shows("{\"x\":{\"sent_bytes\":1048576}}", "<th>sent bytes<td>1 MiB");
+}
+
+Test(page, what_a_card_or_the_header_shows_has_no_section)
+{
+    const char *json =
+        "{\"shard\":{\"index\":1,\"count\":3},\"report\":{\"name\":\"auc\",\"value\":0.5},\"loss\":{\"train\":1,\"val\":2},"
+        "\"progress\":{\"step\":4,\"rounds\":5}}";
+    char *page = psd_page_render(json, NULL);
+    cr_expect_not_null(strstr(page, "<span>shard 1 of 3</span>"));
+    cr_expect(!strstr(page, "<h2>shard</h2>") && !strstr(page, "<h2>report</h2>") && !strstr(page, "<h2>loss</h2>"), "%s", page);
+    cr_expect_not_null(strstr(page, "<h2>progress</h2><table><tr><th>step<td>4<tr><th>rounds<td>5</table>"), "rounds have no card");
+    free(page);
 }
 
 Test(page, an_unknown_section_shows_as_it_comes)
@@ -113,6 +153,8 @@ Test(page, texts_of_users_cannot_become_markup)
 {
     assert_shows("{\"job\":\"<script>alert('1')</script>\"}", "<h1>&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;</h1>");
     assert_shows("{\"<b>\":{\"<i>\":\"\\\"&\"}}", "<h2>&lt;b&gt;</h2><table><tr><th>&lt;i&gt;<td>&quot;&amp;");
+    assert_shows("{\"state\":\"<u>\",\"reason\":\"worker 1 (<b>)\"}", "&lt;u&gt;</span><span>worker 1 (&lt;b&gt;)</span>");
+    assert_shows("{\"report\":{\"name\":\"<b>\",\"value\":1}}", "<b>1</b>&lt;b&gt;</div>");
 }
 
 Test(page, a_malformed_document_gives_a_page_that_reports_it)

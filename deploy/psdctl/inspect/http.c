@@ -342,5 +342,5 @@ const char *psd_http_text_at(const json_t *object, const char *key)
 double psd_http_number_at(const json_t *object, const char *section, const char *key)
 {
     const json_t *value = json_object_get(*section ? json_object_get(object, section) : object, key);
-    return json_is_null(value) ? NAN : json_number_value(value);
+    return json_is_number(value) ? json_number_value(value) : NAN;
 }

@@ -1,6 +1,7 @@
 /* status.c - `psdctl status`: the state of a server, in a few lines. */
 #include "deploy/psdctl/verb.h"
 
+#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -12,17 +13,27 @@
 #include "deploy/psdctl/inspect/snapshot.h"
 #include "deploy/psdctl/say.h"
 
+/* "-" for a number that a worker does not have, as before it is a member. */
+static const char *cell(const json_t *row, const char *key, int digits, char out[32])
+{
+    const double x = psd_http_number_at(row, "", key);
+    snprintf(out, 32, "%.*g", digits, x);
+    return isnan(x) ? "-" : out;
+}
+
 static void print_workers(const json_t *workers)
 {
+    enum { WHOLE = 15 }; /* digits of a count */
     size_t i;
     json_t *row;
+    char step[32], lag[32], loss[32];
     if (json_array_size(workers))
         printf("  %-7s %-24s %-8s %8s %6s %8s\n", "worker", "name", "state", "step", "lag", "loss");
     json_array_foreach(workers, i, row)
     {
-        printf("  %-7.0f %-24.24s %-8s %8.0f %6.0f %8.4g\n", psd_http_number_at(row, "", "id"), psd_http_text_at(row, "name"),
-               psd_http_text_at(row, "state"), psd_http_number_at(row, "", "step"), psd_http_number_at(row, "", "lag_steps"),
-               psd_http_number_at(row, "", "loss"));
+        printf("  %-7.0f %-24.24s %-8s %8s %6s %8s\n", psd_http_number_at(row, "", "id"), psd_http_text_at(row, "name"),
+               psd_http_text_at(row, "state"), cell(row, "step", WHOLE, step), cell(row, "lag_steps", WHOLE, lag),
+               cell(row, "loss", 4, loss));
     }
 }
 

@@ -35,17 +35,23 @@ typedef struct top {
 
 /* ---- text ---- */
 
-/* "11.4k": a count in at most five characters. */
+/* "11.4k": a count in at most five characters; what would be rounded to 1000 of a unit is 1 of the next. */
 static const char *scaled(double x, char out[TEXT])
 {
     static const char units[] = " kMGT";
     if (isnan(x))
         return "-";
     size_t i = 0;
-    for (; x >= 1000 && units[i + 1]; i++)
+    for (; x >= 999.5 && units[i + 1]; i++)
         x /= 1000;
     snprintf(out, TEXT, "%.3g%.1s", x, i ? units + i : "");
     return out;
+}
+
+static const char *whole(double x, const char *unit, char out[TEXT])
+{
+    snprintf(out, TEXT, "%.0f%s", x, unit);
+    return isnan(x) ? "-" : out;
 }
 
 static const char *duration(double s, char out[TEXT])
@@ -56,10 +62,10 @@ static const char *duration(double s, char out[TEXT])
         snprintf(out, TEXT, "%.0fh%02.0fm", floor(s / 3600), floor(fmod(s / 60, 60)));
     else if (s >= 60)
         snprintf(out, TEXT, "%.0fm%02.0fs", floor(s / 60), floor(fmod(s, 60)));
-    else if (s >= 1 || s <= 0)
+    else if (s >= 0.9995 || s <= 0)
         snprintf(out, TEXT, "%.3gs", s);
     else
-        snprintf(out, TEXT, s >= 1e-3 ? "%.3gms" : "%.3gus", s >= 1e-3 ? s * 1e3 : s * 1e6);
+        snprintf(out, TEXT, s >= 0.9995e-3 ? "%.3gms" : "%.3gus", s >= 0.9995e-3 ? s * 1e3 : s * 1e6);
     return out;
 }
 
@@ -95,7 +101,7 @@ static double rate(const top_t *self, const char *key)
 
 static int put_head(const top_t *self)
 {
-    char a[TEXT], b[TEXT], report[TEXT] = "", point[TEXT] = "", epoch[40] = "", left[240] = "";
+    char a[TEXT], b[TEXT], c[32], report[TEXT] = "", point[TEXT] = "", epoch[40] = "", left[240] = "";
     const json_t *s = self->now, *o = json_object_get(s, "optimizer"), *sync = json_object_get(s, "sync");
     const char *reason = psd_http_text_at(s, "reason");
     const json_t *progress = json_object_get(s, "progress");
@@ -109,8 +115,10 @@ static int put_head(const top_t *self)
     if (json_object_get(s, "report"))
         snprintf(report, sizeof report, "   %.40s %.4g", psd_http_text_at(json_object_get(s, "report"), "name"),
                  psd_http_number_at(s, "report", "value"));
-    put(1, A_NORMAL, "step %.0f   %s steps/s   %s samples/s   loss %.4g%s", psd_http_number_at(s, "progress", "step"),
-        scaled(rate(self, "step"), a), scaled(rate(self, "samples"), b), psd_http_number_at(s, "loss", "train"), report);
+    snprintf(c, sizeof c, "%.4g", psd_http_number_at(s, "loss", "train"));
+    put(1, A_NORMAL, "step %.0f   %s steps/s   %s samples/s   loss %s%s", psd_http_number_at(s, "progress", "step"),
+        scaled(rate(self, "step"), a), scaled(rate(self, "samples"), b), psd_http_number_at(s, "progress", "step") > 0 ? c : "-",
+        report);
     put(2, A_NORMAL, "%s", psd_http_text_at(o, "rule"));
     if (json_object_get(s, "checkpoint"))
         snprintf(point, sizeof point, "   checkpoint %.0f", psd_http_number_at(s, "checkpoint", "number"));
@@ -142,6 +150,9 @@ static int by_order(const void *a, const void *b)
 {
     const json_t *x = *(json_t *const *)a, *y = *(json_t *const *)b;
     double u = psd_http_number_at(x, "", sorted_by->key), v = psd_http_number_at(y, "", sorted_by->key);
+    const double last = sorted_by->rises ? INFINITY : -INFINITY; /* a worker without this number */
+    u = isnan(u) ? last : u;
+    v = isnan(v) ? last : v;
     if (u == v)
         u = psd_http_number_at(x, "", "id"), v = psd_http_number_at(y, "", "id");
     else if (!sorted_by->rises)
@@ -151,12 +162,13 @@ static int by_order(const void *a, const void *b)
 
 static void put_worker(int y, const json_t *w)
 {
-    char compute[TEXT], send[TEXT], samples[TEXT], push[TEXT];
+    char waited[TEXT], compute[TEXT], send[TEXT], samples[TEXT], lag[TEXT], push[TEXT];
     const char *why = psd_http_text_at(w, "slow_reason");
-    put(y, *why ? A_BOLD : A_NORMAL, "%4.0f  %-14.14s %-7.7s %5.0f%% %8s %8s %6s %4.0f %6s %s", psd_http_number_at(w, "", "id"),
-        psd_http_text_at(w, "name"), psd_http_text_at(w, "state"), psd_http_number_at(w, "", "awaited_share") * 100,
+    put(y, *why ? A_BOLD : A_NORMAL, "%4.0f  %-14.14s %-7.7s %6s %8s %8s %6s %4s %6s %s", psd_http_number_at(w, "", "id"),
+        psd_http_text_at(w, "name"), psd_http_text_at(w, "state"),
+        whole(psd_http_number_at(w, "", "awaited_share") * 100, "%", waited),
         duration(psd_http_number_at(w, "", "compute_seconds"), compute), duration(psd_http_number_at(w, "", "send_seconds"), send),
-        scaled(psd_http_number_at(w, "", "samples_per_second"), samples), psd_http_number_at(w, "", "lag_steps"),
+        scaled(psd_http_number_at(w, "", "samples_per_second"), samples), whole(psd_http_number_at(w, "", "lag_steps"), "", lag),
         duration(psd_http_number_at(w, "", "last_push_age_seconds"), push), why);
 }
 
