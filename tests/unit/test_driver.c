@@ -21,7 +21,10 @@ static uint64_t welcomes;            /* the job's run that server 0 welcomes wor
 static uint64_t worker;              /* the peer that said hello last */
 static uint32_t leaves[2], n_leaves; /* the first codes of LEAVE that differ */
 static atomic_bool was_refused;      /* as the driver reports */
-static atomic_uint n_waiting;        /* lines on waiting */
+static atomic_uint n_waiting;        /* lines on waiting, */
+static int waiting_level;            /* and the level and text of the last one */
+static char waiting[1500];
+static uint64_t lease_ms = 60000; /* of the job */
 static psd_handover_t *handover;
 static psd_views_t *views;
 static psd_driver_t *driver;
@@ -39,7 +42,7 @@ static void send_to_worker(const psd_msg_t *msg, psd_buf_t *body)
 static void welcome(uint64_t nonce)
 {
     psd_cluster_t cluster = {
-        .n_servers = 1, .settings = { .text = "x", .mode = "bsp", .optimizer = "sgd", .lease_ms = 60000, .part_elements = 4 }
+        .n_servers = 1, .settings = { .text = "x", .mode = "bsp", .optimizer = "sgd", .lease_ms = lease_ms, .part_elements = 4 }
     };
     memcpy(cluster.endpoint[0], at[0], sizeof at[0]);
     psd_buf_t *body = psd_body_of_cluster(&cluster);
@@ -132,10 +135,14 @@ TestSuite(driver, .init = setup, .fini = teardown, .timeout = 600);
 
 static void on_line(void *arg, int level, const char *id, const char *line)
 {
-    (void)arg, (void)level, (void)line;
+    (void)arg;
     if (!strcmp(id, "join.refused"))
         was_refused = true;
-    n_waiting += !strcmp(id, "worker.waiting");
+    if (strcmp(id, "worker.waiting"))
+        return;
+    waiting_level = level;
+    snprintf(waiting, sizeof waiting, "%s", line);
+    n_waiting++;
 }
 
 static void start(const char *join)
@@ -281,4 +288,38 @@ Test(driver, a_program_is_told_that_it_waits_once_in_four_seconds)
         usleep(1000);
     }
     cr_expect_geq(uv_hrtime() - begun, 2 * UINT64_C(4000000000), "each line comes so long after the one before");
+    cr_expect_eq(waiting_level, PSD_LEVEL_INFO);
+    cr_expect_str_eq(waiting, "for=\"an answer from server 0\"");
+    cr_expect_str_eq(look().waiting, "waiting for an answer from server 0");
+}
+
+Test(driver, a_lost_server_is_warned_of_four_seconds_after_the_worker_has_joined)
+{
+    uint64_t joined;
+    lease_ms = 600;
+    start(at[0]);
+    cr_assert_not_null(driver, "%s", err.text);
+    for (const uint64_t end = uv_hrtime() + UINT64_C(3000000000); uv_hrtime() < end;)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    welcomes = 9;
+    await_joined_again(0);
+    joined = uv_hrtime();
+    while (!n_waiting)
+        uv_run(&loop, UV_RUN_NOWAIT); /* heartbeats are not answered */
+    cr_expect_geq(uv_hrtime() - joined, UINT64_C(3900000000), "the wait before was another one");
+    cr_expect_eq(waiting_level, PSD_LEVEL_WARN);
+    char words[256];
+    snprintf(words, sizeof words, "for=\"server 0 at %s, silent for ", at[0]);
+    cr_expect_eq(strncmp(waiting, words, strlen(words)), 0, "%s", waiting);
+    cr_expect_eq(strncmp(look().waiting, "waiting for server 0 at ", 24), 0, "%s", look().waiting);
+}
+
+Test(driver, an_address_where_nothing_listens_is_told_as_it_is)
+{
+    start("tcp://127.0.0.1:1");
+    cr_assert_not_null(driver, "%s", err.text);
+    while (!n_waiting)
+        usleep(1000);
+    cr_expect_str_eq(waiting, "for=\"no process listens at 127.0.0.1:1: connection refused\"");
+    cr_expect_str_eq(look().waiting, "no process listens at 127.0.0.1:1: connection refused");
 }

@@ -435,8 +435,9 @@ Test(session, a_server_that_is_back_was_silent_for_as_long_as_it_was, .init = se
     cr_assert_fail("the return of the server was not logged");
 }
 
-/* Register with two servers, one of which (`silent`) never answers, until the session gives it up. */
-static void give_up(uint32_t silent)
+/* Register with two servers, one of which (`silent`) never answers, until the session gives it up; before, perhaps, finish in a run
+ * that the servers then go back behind. */
+static void give_up(uint32_t silent, bool after_work)
 {
     psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
     psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
@@ -447,13 +448,21 @@ static void give_up(uint32_t silent)
         .endpoint = { "tcp://here:1", "tcp://there:2" },
         .settings = { .text = "mode=bsp", .mode = "bsp", .optimizer = "sgd", .lease_ms = 600, .part_elements = PSD_MAX_CHUNK }
     };
-    psd_msg_t hello = message(PSD_MSG_WELCOME, RUN), beat = message(PSD_MSG_HEARTBEAT, RUN);
+    const uint64_t run = after_work ? NEXT_RUN : RUN;
+    psd_msg_t hello = message(PSD_MSG_WELCOME, RUN), beat = message(PSD_MSG_HEARTBEAT, run);
     session = psd_session_new(&(psd_session_config_t){
         .job = "job", .name = "me", .nonce = NONCE, .patience_ms = 5000, .read_groups = psd_groups_parse });
     pass(0);
     hello.seq = NONCE;
     say(&hello, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
     cr_assert_eq(psd_session_register(session, now, &list, data, &out, &err), PSD_OK);
+    if (after_work) {
+        psd_session_leave(session, now, true, &out);
+        refuse_run();
+        hello = message(PSD_MSG_WELCOME, NEXT_RUN);
+        hello.seq = sent(PSD_MSG_HELLO)->seq;
+        say(&hello, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
+    }
     for (int i = 0; i < 100 && psd_session_phase(session) != PSD_PHASE_FAILED; i++) {
         if (silent)
             say(&beat, NULL, 0);
@@ -465,7 +474,7 @@ static void give_up(uint32_t silent)
 
 Test(session, a_worker_that_gives_up_server_1_tells_server_0_that_it_leaves_unfinished, .fini = teardown)
 {
-    give_up(1);
+    give_up(1, false);
     cr_expect_not_null(strstr(psd_session_error(session)->text, "gave up waiting for server 1 at tcp://there:2"), "%s",
                        psd_session_error(session)->text);
     const psd_msg_t *leave = sent(PSD_MSG_LEAVE);
@@ -474,9 +483,16 @@ Test(session, a_worker_that_gives_up_server_1_tells_server_0_that_it_leaves_unfi
     cr_expect_eq(leave->code, 1, "its work is not done");
 }
 
+Test(session, a_worker_that_gives_up_a_run_in_which_it_works_again_leaves_unfinished, .fini = teardown)
+{
+    give_up(1, true);
+    cr_assert_not_null(sent(PSD_MSG_LEAVE));
+    cr_expect_eq(sent(PSD_MSG_LEAVE)->code, 1, "that it had finished is undone");
+}
+
 Test(session, a_worker_that_gives_up_server_0_sends_no_goodbye, .fini = teardown)
 {
-    give_up(0);
+    give_up(0, false);
     cr_expect_not_null(strstr(psd_session_error(session)->text, "gave up waiting for server 0"));
     cr_expect_null(sent(PSD_MSG_LEAVE));
 }
@@ -836,7 +852,9 @@ Test(session, a_part_leaves_with_its_last_tensor_and_no_weights_are_taken_before
     cr_assert(sent(PSD_MSG_PUSH) && sent(PSD_MSG_PUSH)->part == 1 && pushed()->data == g + HALF);
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_COLLECTING);
     cr_expect_eq(psd_session_push(session, now, 1, g, 10, 1, &err), PSD_EINVAL);
+    cr_expect_str_eq(err.text, "push: tensor b was pushed already in this exchange");
     cr_expect_eq(psd_session_push(session, now, 0, g, 11, 1, &err), PSD_EINVAL);
+    cr_expect_str_eq(err.text, "push: tensor a is over 11 samples, but the earlier ones of this exchange are over 10");
     send_part(RUN, 5, 1, 2);
     cr_expect_eq(big[HALF], 1, "the caller computes with it");
     push(0, g);
@@ -874,6 +892,51 @@ Test(session, parts_that_are_awaited_are_counted_and_the_servers_reason_replaces
     say(&attached, NULL, 0);
     psd_session_describe_wait(session, text, sizeof text);
     cr_expect_str_eq(text, "2 of 2 parts of server 0 (clock 5)", "the reason was one of the run before");
+}
+
+static void expect_wait(const char *words)
+{
+    char text[256];
+    psd_session_describe_wait(session, text, sizeof text);
+    cr_expect_str_eq(text, words);
+}
+
+Test(session, a_server_without_a_session_is_named_with_its_reason_or_address, .init = setup_two, .fini = teardown)
+{
+    psd_msg_t wait = message(PSD_MSG_WAIT, RUN), refused = message(PSD_MSG_REFUSED, RUN);
+    expect_wait("a session with server 0 (tcp://here:1)");
+    snprintf(wait.text, sizeof wait.text, "the checkpoint is loaded");
+    say(&wait, NULL, 0);
+    expect_wait("a session with server 0 (the checkpoint is loaded)");
+    send_part(RUN, 4, 0, 1);
+    send_part(RUN, 4, 1, 1);
+    expect_wait("");
+    static float g[2 * HALF];
+    cr_assert_eq(psd_session_exchange(session, now, (const float *const[]){ g, g + HALF }, 10, 1, &err), PSD_OK);
+    refused.code = PSD_REFUSAL_SESSION;
+    say(&refused, NULL, 0);
+    expect_wait("a session with server 0 (tcp://here:1)"); /* that reason was an earlier session's */
+    pass(10);
+    cr_expect_not_null(sent(PSD_MSG_ATTACH), "at once, not when the last request would be repeated");
+}
+
+Test(session, what_only_server_0_can_answer_is_said_to_wait_for_it, .init = setup, .fini = teardown)
+{
+    expect_wait("");
+    cr_assert_eq(psd_session_set_lr(session, now, 0, &out, &err), PSD_OK, "a rate of 0 is one");
+    expect_wait("server 0's answer");
+    psd_session_leave(session, now, true, &out);
+    expect_wait("server 0's answer");
+}
+
+Test(session, another_protocol_is_told_with_both_numbers, .init = setup, .fini = teardown)
+{
+    char text[128];
+    psd_session_other_protocol(session, PSD_PEER_SERVER + 1, PSD_PROTOCOL + 2);
+    snprintf(text, sizeof text, "server 1 uses protocol %d, this worker %d; install the same version on both", PSD_PROTOCOL + 2,
+             PSD_PROTOCOL);
+    cr_expect_str_eq(psd_session_error(session)->text, text);
+    cr_expect_eq(psd_session_error(session)->code, PSD_EREFUSED);
 }
 
 static unsigned count_sent(psd_kind_t kind)
@@ -937,9 +1000,11 @@ Test(session, while_tensors_are_missing_another_run_of_the_servers_changes_nothi
 
 /* ---- the servers' views ---- */
 
+static uint64_t present_run = RUN;
+
 static void send_view(uint64_t clock, uint64_t view, uint32_t rank, uint32_t world)
 {
-    psd_msg_t msg = message(PSD_MSG_WEIGHTS, RUN);
+    psd_msg_t msg = message(PSD_MSG_WEIGHTS, present_run);
     msg.clock = clock;
     msg.parts = 1;
     msg.view_id = view;
@@ -963,6 +1028,26 @@ Test(session, weights_of_an_older_view_change_no_rank, .init = setup, .fini = te
     }
 }
 
+Test(session, views_of_another_run_are_counted_anew, .init = setup, .fini = teardown)
+{
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    send_view(5, 50, 2, 5);
+    refuse_run();
+    pass(50);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    pass(50);
+    welcome(NEXT_RUN, sent(PSD_MSG_HELLO)->seq);
+    send_weights(NEXT_RUN, 2, 7, 8);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    present_run = NEXT_RUN;
+    send_view(3, 1, 1, 2);
+    cr_expect_eq(psd_session_position(session).rank, 1);
+    cr_expect_eq(psd_session_position(session).world, 2);
+    cr_expect_eq(psd_session_position(session).view_id, 1);
+    weights[0] = 1, weights[1] = 2;
+}
+
 /* ---- a model of two tensors, one on each of two servers; each push is a step ---- */
 
 static float pair[2][2] = { { 1, 2 }, { 3, 4 } };
@@ -975,6 +1060,8 @@ static void say_as(uint32_t server, const psd_msg_t *msg, const void *payload, s
     psd_buf_unref(&buf);
 }
 
+static double samples_of[2] = { 0, 0 }, lr_of[2] = { 0.5, 0.25 }; /* as each server says */
+
 static void weights_of(uint32_t server, uint64_t clock)
 {
     psd_msg_t msg = message(PSD_MSG_ATTACHED, RUN);
@@ -983,6 +1070,8 @@ static void weights_of(uint32_t server, uint64_t clock)
     say_as(server, &msg, NULL, 0);
     msg.kind = PSD_MSG_WEIGHTS;
     msg.clock = clock;
+    msg.value = samples_of[server];
+    msg.lr = lr_of[server];
     msg.n_elements = 2;
     msg.dtype = PSD_DTYPE_F32;
     msg.codec = PSD_CODEC_F32;
@@ -1045,6 +1134,21 @@ Test(session, a_nan_in_any_tensor_of_a_push_that_is_a_step_is_confessed_to_every
     expect_pushes((const float *const[]){ (float[]){ 1, 2 }, (float[]){ -INFINITY, 4 } }, true, 0);
     expect_pushes((const float *const[]){ (float[]){ 1, 2 }, (float[]){ 3, 4 } }, false, 30);
     expect_pushes((const float *const[]){ NULL, (float[]){ 3, 4 } }, false, 25);
+}
+
+Test(session, the_jobs_samples_are_those_of_the_server_that_is_ahead_and_the_rate_is_that_of_server_0, .init = setup_pair,
+     .fini = teardown)
+{
+    cr_expect_eq(psd_session_position(session).step_lr, 0.5);
+    for (uint32_t ahead = 0; ahead < 2; ahead++) {
+        samples_of[ahead] = 30 + 10 * ahead;
+        samples_of[!ahead] = 25 + 10 * ahead;
+        expect_pushes((const float *const[]){ (float[]){ 1, 2 }, (float[]){ 3, 4 } }, false, 30);
+        cr_expect_eq(psd_session_position(session).samples, 30 + 10 * ahead);
+    }
+    lr_of[0] = 0.125;
+    expect_pushes((const float *const[]){ (float[]){ 1, 2 }, (float[]){ 3, 4 } }, false, 30);
+    cr_expect_eq(psd_session_position(session).step_lr, 0.125);
 }
 
 static void setup_clipped(void)
