@@ -44,6 +44,7 @@ static struct {
     uint64_t goes_back_at; /* the clock at whose exchange the job goes back to `goes_back_to`; 0: none */
     uint64_t goes_back_to;
     uint64_t samples, exchanges, null_gradients;
+    uint64_t skips_at; /* the clock whose round makes no step; 0: none */
     uint64_t drain_at; /* clock from which an operator wants the worker to leave; 0: never */
     int left;          /* -1: not yet; otherwise the argument `finished` of leaving */
     int waits;
@@ -204,8 +205,8 @@ int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)
         server.position.clock = server.goes_back_to;
         return 0;
     }
+    server.position.version += server.position.clock != server.skips_at;
     server.position.clock++;
-    server.position.version++;
     return 0;
 }
 
@@ -666,6 +667,48 @@ Test(trainer, patience_ends_a_run_whose_evaluations_do_not_improve)
     cr_assert_eq(result.steps, 5 * STEPS);
 }
 
+Test(trainer, patience_goes_by_the_rows_held_out_in_the_next_life_too)
+{
+    psd_dataset_options_t options = { .train = train };
+    psd_dataset_t *one = psd_dataset_load("glyphs:1", &options, &err); /* which the model gets wrong for some epochs */
+    cr_assert_not_null(one, "%s", err.text);
+    config.held = one;
+    config.stop_patience = 2;
+    config.stop_epochs = 50;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    json_t *held = lines_with("metrics.jsonl", "holdout/accuracy"), *tested = lines_with("metrics.jsonl", "val/accuracy");
+    cr_assert_eq(json_array_size(held), 3);
+    for (size_t i = 1; i < 3; i++) {
+        cr_expect_eq(number(json_array_get(held, i), "holdout/accuracy"), number(json_array_get(held, 0), "holdout/accuracy"));
+        cr_expect_gt(number(json_array_get(tested, i), "val/accuracy"), number(json_array_get(tested, i - 1), "val/accuracy"),
+                     "the test set has no part in it");
+    }
+    server.frozen = true;
+    const uint64_t steps = result.steps;
+    config.stop_patience = 4;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(result.steps, steps + 2 * STEPS, "two evaluations were waited for before");
+    json_decref(held);
+    json_decref(tested);
+    config.held = NULL;
+    psd_dataset_destroy(&one);
+}
+
+Test(trainer, evaluations_of_steps_that_will_be_made_again_are_not_remembered)
+{
+    FILE *file = fopen(in_dir("metrics.jsonl"), "w");
+    fputs("{\"step\": 1, \"val/accuracy\": 0.5}\n{\"step\": 2, \"val/accuracy\": 0.4}\n{\"step\": 3, \"val/accuracy\": 0.4}\n",
+          file);
+    fclose(file);
+    server.accumulate = 4;
+    server.position.clock = 5; /* the first step is made */
+    config.stop_patience = 2;
+    config.stop_epochs = 0;
+    config.stop_steps = 2;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(result.rounds, 4);
+}
+
 Test(trainer, all_metrics_that_suit_are_in_lines_and_summary_and_the_one_that_counts_is_chosen)
 {
     config.metric = psd_metric_find("logloss");
@@ -889,6 +932,45 @@ Test(trainer, half_epochs_stop_and_evaluate_on_the_step_that_completes_them)
     json_decref(evaluations);
 }
 
+Test(trainer, the_last_step_is_evaluated_wherever_it_lies)
+{
+    for (unsigned accumulate = 1; accumulate <= 2; accumulate++) {
+        server.position.clock = 1;
+        server.accumulate = accumulate;
+        config.stop_epochs = 0;
+        config.stop_steps = 3;
+        cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+        json_t *evaluations = lines_with("metrics.jsonl", "val/loss");
+        cr_assert_eq(json_array_size(evaluations), 1);
+        cr_expect_eq(number(json_array_get(evaluations, 0), "step"), 3);
+        cr_expect_eq(result.rounds, 3 * accumulate);
+        json_decref(evaluations);
+        unlink(in_dir("metrics.jsonl"));
+    }
+}
+
+Test(trainer, rows_of_the_next_epoch_complete_the_last_step)
+{
+    server.accumulate = 3;
+    config.stop_epochs = 1; /* 8 rounds */
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
+    cr_expect_eq(result.steps, 3);
+    cr_expect_eq(result.rounds, 9);
+}
+
+Test(trainer, a_skipped_round_is_in_the_line_of_its_step_only)
+{
+    server.skips_at = 5;
+    config.metrics_every = 2;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(result.skipped, 1);
+    json_t *skipped = lines_with("metrics.jsonl", "train/skipped");
+    cr_assert_eq(json_array_size(skipped), 1);
+    cr_expect_eq(number(json_array_get(skipped, 0), "step"), 6);
+    cr_expect_eq(number(json_array_get(skipped, 0), "train/skipped"), 1);
+    json_decref(skipped);
+}
+
 Test(trainer, the_summary_describes_the_run_and_how_it_ended)
 {
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
@@ -1033,6 +1115,9 @@ Test(trainer, the_summary_has_the_most_workers_that_were_there)
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
     json_t *summary = json_load_file(in_dir("summary.json"), 0, NULL);
     cr_expect_eq(number(summary, "world"), 3);
+    cr_expect_lt(number(summary, "samples"), number(summary, "job_samples"));
+    cr_expect_float_eq(number(summary, "samples_per_s") * number(summary, "wall_time_s"), number(summary, "samples"), 1e-6,
+                       "its own");
     cr_expect_geq(number(summary, "ended_ts"), number(summary, "begun_ts"));
     json_decref(summary);
 }
