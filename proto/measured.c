@@ -4,10 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/base/copy.h"
 #include "common/optim/aggregate.h"
 
-/* Number of floats that are copied and summed at a time, few enough to stay in the innermost cache. */
+/* Number of floats of one sum. */
 enum { BLOCK = 4096 };
 
 typedef struct measured {
@@ -27,17 +26,12 @@ static size_t block_of(size_t left) { return left < BLOCK ? left : BLOCK; }
 
 double psd_measured_copy(void *to, const psd_buf_t *from, bool large)
 {
-    _Alignas(64) float room[BLOCK];
     const float *x = from->data;
     float *out = to;
     double sum = 0;
     for (size_t left = from->n_bytes / sizeof *x, n; left; left -= n, x += n, out += n) {
         n = block_of(left);
-        float *own = large ? room : out; /* sum only bytes that no other process can write */
-        memcpy(own, x, n * sizeof *x);
-        sum += psd_sum_of_squares(own, n);
-        if (large)
-            psd_copy_and_fetch(out, own, n * sizeof *x, left >= 2 * (size_t)BLOCK ? x + n : NULL);
+        sum += psd_sum_of_squares_copied(out, x, large, n);
     }
     memcpy(out, x, from->n_bytes % sizeof *x);
     return sum;

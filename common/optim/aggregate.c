@@ -65,6 +65,13 @@ double psd_sum_of_squares(const float *x, size_t n)
     return psd_lanes_total(sum);
 }
 
+double psd_sum_of_squares_copied(float *to, const float *x, bool large, size_t n)
+{
+    psd_lanes_t sum = { 0 };
+    psd_isa_active()->copied(sum, to, x, large && (uintptr_t)to % 16 == 0, n);
+    return psd_lanes_total(sum);
+}
+
 static const char *const names[] = {
     [PSD_REDUCE_MEAN_SAMPLES] = "mean_samples", [PSD_REDUCE_MEAN_WORKERS] = "mean_workers", [PSD_REDUCE_SUM] = "sum"
 };

@@ -41,3 +41,7 @@ void psd_aggregate_divide(float *out, const double *acc, double divisor, size_t 
  * of floats cannot overflow a double, so the sum is finite exactly when every element is: the check for Inf and NaN
  * comes with it. */
 double psd_sum_of_squares(const float *x, size_t n);
+
+/* The same of floats that are copied to `to`, each being read once: the sum is that of the copy even while another process writes
+ * to x. A `large` copy bypasses the cache (common/base/copy.h). */
+double psd_sum_of_squares_copied(float *to, const float *x, bool large, size_t n);

@@ -40,6 +40,7 @@ const psd_isa_t PSD_PER_ISA(psd_isa) = {
     .clamp = PSD_PER_ISA(psd_sum_clamp),
     .scale = PSD_PER_ISA(psd_sum_scale),
     .squares = PSD_PER_ISA(psd_sum_squares),
+    .copied = PSD_PER_ISA(psd_sum_copied),
     .distance = PSD_PER_ISA(psd_sum_distance),
     .zeros = PSD_PER_ISA(psd_sum_zeros),
     .reach = PSD_PER_ISA(psd_sum_reach),

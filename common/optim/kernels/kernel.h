@@ -51,6 +51,8 @@ typedef struct psd_isa {
     void (*scale)(float *out, const float *x, float factor, size_t n);
     /* sum[i % 16] += x[i]^2, in double. */
     void (*squares)(double sum[16], const float *x, size_t n);
+    /* The same, and to = x, each x[i] being read once; `streams`: past the caches, to a multiple of 16 bytes. */
+    void (*copied)(double sum[16], float *to, const float *x, bool streams, size_t n);
     /* sum[i % 16] += (x[i] - y[i])^2, in double. */
     void (*distance)(double sum[16], const float *x, const float *y, size_t n);
     /* Elements that are 0, and those whose magnitude is at least `bound`; n is below 2^32. */

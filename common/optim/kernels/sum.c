@@ -2,6 +2,11 @@
  * (common/optim/clip.c). */
 #include "common/optim/kernels/around.h"
 
+#include <string.h>
+#ifdef __SSE2__
+#include <xmmintrin.h>
+#endif
+
 void PSD_PER_ISA(psd_sum_accumulate)(double *restrict acc, const float *restrict g, double weight, bool first, size_t n)
 {
     if (first)
@@ -52,6 +57,49 @@ void PSD_PER_ISA(psd_sum_squares)(double *restrict sum, const float *restrict x,
         s[i % 16] += (double)x[i] * (double)x[i];
     for (size_t j = 0; j < 16; j++)
         sum[j] = s[j];
+}
+
+/* A line of the cache is read once, into memory of its own: what is summed is what is copied, even while others write. With
+ * `streams` it leaves past the caches, so that the processor need not read what it overwrites; `to` is then aligned to 16 bytes. */
+PSD_LOOP copy_lines(double *restrict s, float *restrict to, const float *restrict x, bool streams, size_t n)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        _Alignas(64) float line[16];
+        memcpy(line, x + i, sizeof line);
+        __asm__("" : "+m"(line));
+        for (size_t j = 0; j < 16; j++)
+            s[j] += (double)line[j] * (double)line[j];
+#ifdef __SSE2__
+        for (size_t j = 0; j < 16 && streams; j += 4)
+            _mm_stream_ps(to + i + j, _mm_load_ps(line + j));
+        if (streams)
+            continue;
+#endif
+        memcpy(to + i, line, sizeof line);
+    }
+}
+
+void PSD_PER_ISA(psd_sum_copied)(double *restrict sum, float *restrict to, const float *restrict x, bool streams, size_t n)
+{
+    const size_t whole = n / 16 * 16;
+    double s[16];
+    for (size_t j = 0; j < 16; j++)
+        s[j] = sum[j];
+    if (streams)
+        copy_lines(s, to, x, true, whole);
+    else
+        copy_lines(s, to, x, false, whole);
+    for (size_t j = 0; j < n - whole; j++) {
+        const volatile float *once = x + whole + j;
+        to[whole + j] = *once;
+        s[j] += (double)to[whole + j] * (double)to[whole + j];
+    }
+    for (size_t j = 0; j < 16; j++)
+        sum[j] = s[j];
+#ifdef __SSE2__
+    if (streams)
+        _mm_sfence();
+#endif
 }
 
 void PSD_PER_ISA(psd_sum_distance)(double *restrict sum, const float *restrict x, const float *restrict y, size_t n)
