@@ -248,7 +248,7 @@ static psd_buf_t *gather(const psd_session_t *self, uint32_t s, uint32_t part, c
         const psd_chunk_t *c = psd_partition_at(&self->map, s, part, i);
         float *to = (float *)out->data + c->at;
         if (array[c->tensor])
-            memcpy(to, array[c->tensor] + c->offset, c->n * sizeof *to);
+            psd_copy_large(to, array[c->tensor] + c->offset, c->n * sizeof *to, self->is_large);
         else
             memset(to, 0, c->n * sizeof *to);
     }

@@ -10,6 +10,3 @@ bool psd_copy_is_large(size_t n_bytes);
 /* As memcpy. A `large` copy bypasses the cache, which saves a third of the memory traffic: it does not read the bytes that it
  * overwrites. */
 void psd_copy_large(void *to, const void *from, size_t n_bytes, bool large);
-
-/* The same for large data, while it prefetches as many bytes at `next`, which the caller reads next; NULL: nothing. */
-void psd_copy_and_fetch(void *to, const void *from, size_t n_bytes, const void *next);

@@ -23,6 +23,10 @@ void psd_aggregate(float *out, const float *const *g, const double *weight, size
         memcpy(out, g[first], n * sizeof *out);
         return;
     }
+    if (first + 2 == last) {
+        isa->pair(out, g[first], weight[first], g[first + 1], weight[first + 1], n);
+        return;
+    }
     for (size_t from = 0; from < n; from += BLOCK) {
         const size_t count = n - from < BLOCK ? n - from : BLOCK;
         for (size_t i = first; i + 1 < last; i++)

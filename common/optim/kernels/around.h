@@ -9,6 +9,8 @@ void PSD_PER_ISA(psd_cautious_gradient)(float *out, const float *g, const float 
 void PSD_PER_ISA(psd_cautious_step)(float *w, const float *z, const float *g, float keep, float factor, size_t n);
 size_t PSD_PER_ISA(psd_cautious_count)(const float *z, const float *g, size_t n);
 void PSD_PER_ISA(psd_sum_accumulate)(double *acc, const float *g, double weight, bool first, size_t n);
+void PSD_PER_ISA(psd_sum_pair)(float *restrict out, const float *restrict g, double of_g, const float *restrict h, double of_h,
+                               size_t n);
 void PSD_PER_ISA(psd_sum_finish)(float *out, const double *acc, const float *g, double weight, bool first, size_t n);
 void PSD_PER_ISA(psd_sum_clamp)(float *x, float c, size_t n);
 void PSD_PER_ISA(psd_sum_scale)(float *out, const float *x, float factor, size_t n);

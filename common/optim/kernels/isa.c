@@ -39,6 +39,7 @@ const psd_isa_t PSD_PER_ISA(psd_isa) = {
     .finish = PSD_PER_ISA(psd_sum_finish),
     .clamp = PSD_PER_ISA(psd_sum_clamp),
     .scale = PSD_PER_ISA(psd_sum_scale),
+    .pair = PSD_PER_ISA(psd_sum_pair),
     .squares = PSD_PER_ISA(psd_sum_squares),
     .copied = PSD_PER_ISA(psd_sum_copied),
     .distance = PSD_PER_ISA(psd_sum_distance),

@@ -45,6 +45,8 @@ typedef struct psd_isa {
     void (*accumulate)(double *acc, const float *g, double weight, bool first, size_t n);
     /* out = (float)(acc + weight * g), or (float)(weight * g) when `first`: the last of the terms. */
     void (*finish)(float *out, const double *acc, const float *g, double weight, bool first, size_t n);
+    /* out = (float)(of_g * g + of_h * h): the two above for a sum of two terms, in one pass. */
+    void (*pair)(float *out, const float *g, double of_g, const float *h, double of_h, size_t n);
     /* x = c where it is above, -c where it is below; NaN stays. */
     void (*clamp)(float *x, float c, size_t n);
     /* out = factor * x; `out` may be x. */

@@ -26,6 +26,14 @@ void PSD_PER_ISA(psd_sum_finish)(float *restrict out, const double *restrict acc
     else PSD_VECTOR for (size_t i = 0; i < n; i++) out[i] = (float)(acc[i] + weight * (double)g[i]);
 }
 
+void PSD_PER_ISA(psd_sum_pair)(float *restrict out, const float *restrict g, double of_g, const float *restrict h, double of_h,
+                               size_t n)
+{
+    PSD_VECTOR
+    for (size_t i = 0; i < n; i++)
+        out[i] = (float)(of_g * (double)g[i] + of_h * (double)h[i]);
+}
+
 void PSD_PER_ISA(psd_sum_clamp)(float *restrict x, float c, size_t n)
 {
     PSD_VECTOR
