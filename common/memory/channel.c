@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "common/base/copy.h"
 #include "common/memory/handoff.h"
 
 /* Packets after the handshake: one byte to wake, or the next segment, with its descriptor. One turn of the loop reads at most
@@ -293,7 +294,7 @@ static psd_buf_t *place(psd_channel_t *self, psd_buf_t *payload, psd_post_t *pos
     psd_buf_t *copy = psd_arena_new_buf(self->arena, payload->n_bytes);
     if (!copy)
         return NULL;
-    memcpy(copy->data, payload->data, payload->n_bytes);
+    psd_copy_large(copy->data, payload->data, payload->n_bytes, psd_copy_is_large(psd_arena_used(self->arena)));
     const bool found = psd_arena_find(self->arena, copy->data, copy->n_bytes, &post->segment, &post->offset);
     assert(found);
     return copy;
