@@ -1,6 +1,7 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <math.h>
+#include <pthread.h>
 
 #include "common/optim/aggregate.h"
 #include "common/optim/isa.h"
@@ -648,6 +649,58 @@ Test(aggregate, a_missing_gradient_adds_nothing_and_none_at_all_gives_zero)
     out[0] = 7;
     psd_aggregate(out, NULL, NULL, 0, 2);
     cr_expect_eq(out[0], 0.0f);
+}
+
+Test(aggregate, what_is_copied_and_summed_at_once_has_the_bits_of_the_floats_and_of_their_sum)
+{
+    enum { N = 1003 };
+    static _Alignas(64) float x[N], to[N + 20];
+    uint64_t stream = 5;
+    for (size_t i = 0; i < N; i++)
+        x[i] = hash_draw(&stream);
+    for (size_t isa = 0; psd_isa_at(isa); isa++)
+        for (size_t n = N - 40; n <= N; n++)
+            for (size_t at = 0; at < 16; at += 3)
+                for (int large = 0; large < 2; large++) {
+                    cr_assert_eq(psd_isa_select(psd_isa_at(isa), NULL), PSD_OK);
+                    memset(to, 0xee, sizeof to);
+                    const double sum = psd_sum_of_squares(x, n);
+                    cr_assert_eq(psd_sum_of_squares_copied(to + 1 + at, x, large, n), sum, "%s", psd_isa_at(isa));
+                    cr_assert_arr_eq(to + 1 + at, x, n * sizeof *x);
+                    cr_assert_arr_eq(to + at, to + 1 + at + n, sizeof *to, "nothing beside them");
+                }
+}
+
+typedef struct shared {
+    float x[64];
+    int is_over;
+} shared_t;
+
+/* A write falls between two reads of the same element, if there are two. */
+static void *write_by_turns(void *arg)
+{
+    shared_t *const shared = arg;
+    for (unsigned turn = 0; !__atomic_load_n(&shared->is_over, __ATOMIC_RELAXED); turn++)
+        for (int i = 0; i < 64; i++) {
+            float x = turn % 2 ? 1.0f : 3.0f;
+            __atomic_store(&shared->x[i], &x, __ATOMIC_RELAXED);
+        }
+    return NULL;
+}
+
+Test(aggregate, what_is_summed_is_what_is_copied_while_another_thread_writes)
+{
+    static shared_t shared;
+    pthread_t writer;
+    float to[64];
+    cr_assert_eq(pthread_create(&writer, NULL, write_by_turns, &shared), 0);
+    for (size_t n = 48; n < 64; n++)
+        for (int i = 0; i < 20000; i++) {
+            const double sum = psd_sum_of_squares_copied(to, shared.x, i % 2, n);
+            cr_assert_eq(sum, psd_sum_of_squares(to, n));
+        }
+    __atomic_store_n(&shared.is_over, 1, __ATOMIC_RELAXED);
+    pthread_join(writer, NULL);
 }
 
 Test(aggregate, no_cut_changes_a_bit)
