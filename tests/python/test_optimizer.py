@@ -1008,12 +1008,13 @@ while True:
         with support.Servers("--optimizer=sgd(lr=0.5)", "--sync-max-skipped=3") as servers:
             w = nn.Parameter(torch.zeros(2))
             opt = psd.Optimizer([("w", w)], join=servers.join, insecure=True)
-            with self.assertRaisesRegex(psd.JobFailedError,
-                                        "first in tensor w; lower the learning rate, set clip.norm, or look at the data$"):
+            with self.assertLogs("psd", logging.WARNING) as logs, self.assertRaisesRegex(
+                    psd.JobFailedError, "first in tensor w; lower the learning rate, set clip.norm, or look at the data$"):
                 for _ in range(10):
                     opt.zero_grad()
                     (w * float("nan")).sum().backward()
                     opt.step()
+            self.assertRegex(logs.output[0], "gradient.nonfinite clock=1 tensor=w no step was made, .* is nan; look at the batch")
             opt.close()
 
     def test_memory_is_flat(self) -> None:

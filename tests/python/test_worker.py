@@ -66,6 +66,31 @@ class Line(unittest.TestCase):
         self.assertEqual(self.worker.exchange(None).clock, 2)
         self.assertEqual(self.w.any(), False)
 
+    def test_a_step_that_nan_has_prevented_is_warned_of_by_tensor_and_clock_but_not_each_time(self) -> None:
+        self.register()
+        bad = np.zeros((2, 3), np.float32)
+        bad[1, 0] = np.nan
+        with self.assertLogs("psd", logging.WARNING) as logs:
+            for _ in range(3):
+                self.worker.exchange({"w": bad, "b": np.float32(1e30).reshape(())})
+            self.worker.exchange({})
+            self.worker._quiet_until = 0.0
+            self.worker.push("w", np.full((2, 3), -np.inf, np.float32))
+            self.worker.push("b", None)
+            self.worker.wait()
+        self.assertEqual(len(logs.output), 2, logs.output)
+        self.assertRegex(logs.output[0], "gradient.nonfinite clock=1 tensor=w no step was made, because element 3 of the gradient is nan; "
+                         "look at .* clip.norm$")
+        self.assertRegex(logs.output[1], r"clock=5 tensor=w .* element 0 of the gradient is -inf; .* \(3 steps since the last such line\)$")
+
+    def test_where_each_push_is_a_step_nan_is_warned_of_too(self) -> None:
+        with support.Servers("--optimizer=sgd(lr=0.5)", "--sync-mode=asp") as servers, psd.connect(servers.join, insecure=True) as worker:
+            worker.register({"w": self.w})
+            with self.assertLogs("psd", logging.WARNING) as logs:
+                worker.exchange([np.ones((2, 3), np.float32)])
+                worker.exchange([np.full((2, 3), np.nan, np.float32)])
+            self.assertRegex(logs.output[0], "gradient.nonfinite clock=2 tensor=w no step")
+
     def test_arrays_of_the_library_outlive_the_worker(self) -> None:
         self.register()
         gradient = self.worker.alloc((2, 3))

@@ -62,6 +62,16 @@ def source(array: Any, name: str, shape: tuple[int, ...]) -> Array:
     return np.ascontiguousarray(view, dtype=np.float32)
 
 
+def find_nonfinite(gradient: Array) -> tuple[int, float] | None:
+    """The first element that is Inf or NaN, by its number in memory, and its value."""
+    flat = gradient.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(np.dot(flat, flat)):  # far faster than looking at each
+            return None
+    bad = np.flatnonzero(~np.isfinite(flat))
+    return (int(bad[0]), float(flat[bad[0]])) if bad.size else None
+
+
 def check_apart(memory: Iterable[tuple[str, int, int]]) -> None:
     """UsageError when two tensors, each by name, address and bytes, have memory in common, because each is trained."""
     last, end = "", 0

@@ -53,6 +53,7 @@ class _Slot:
         self.master = None if _shares(parameter, weights) else torch.from_numpy(weights)  # None: they are the parameter itself
         self.gradient = gradient  # torch's view of the array that the library reads
         self.address: int = gradient.data_ptr()
+        self.lent: Array = gradient.numpy()
         self.storage: int = parameter.data_ptr()
         self.touch = parameter.detach().reshape(-1)[:0]  # an empty write to it notifies autograd of new weights
         self.elements = _elements(parameter)
@@ -408,7 +409,7 @@ class Optimizer(torch.optim.Optimizer):
             return
         if not self._is_open:
             self._open()
-        self.worker.push_address(slot.index, slot.address if slot.is_here else None, self.batch_samples, self._loss())
+        self.worker.push_address(slot.index, slot.address if slot.is_here else None, slot.lent, self.batch_samples, self._loss())
         slot.is_sent = True
         self._n_sent += 1
 

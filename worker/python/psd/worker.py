@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import threading
+import time
 import weakref
 from ctypes import byref, c_float, c_uint64, c_void_p, sizeof
 from numbers import Real
@@ -40,6 +41,7 @@ _ADDRESS = re.compile(r"tcp://(?:\[[^\]\s]+\]|[^\s:/]+):(\d{1,5})|ipc://.+")
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 Timeout = Union[float, str, None]  # seconds, or a duration as in job files ("15s"); None: no limit
 LEAVE_TIMEOUT = 5.0  # seconds that leaving may take by default
+_QUIET = 10.0  # seconds between warnings of steps that were not made
 
 
 class Position(NamedTuple):
@@ -197,7 +199,10 @@ class Worker:
         self._weights: tuple[Array, ...] = ()
         self._ticket = c_uint64()
         self._lent: dict[int, Any] = {}  # gradients of the open exchange, which the library reads
-        self._n_samples = 1  # of the open exchange, if it is pushed tensor by tensor
+        self._n_samples = 1  # of the open exchange
+        self._at: Position | None = None  # after the last exchange, or after registration
+        self._in_rounds = True
+        self._quiet_until, self._n_skipped = 0.0, 0  # until when no step that was not made is warned of, and how many there were since
         self._slow: Any = None  # arrays that a pull may still write, if an exception ended its wait
         self._is_open = False
         self._has_left = False
@@ -284,6 +289,7 @@ class Worker:
                                  hint="give the state that the job's optimizer keeps, or partial_state=True for what there is of it")
             self._check(code)
             self._names, self._weights = tuple(tensors), views
+            self._at, self._in_rounds = self.position, self.settings.in_rounds
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -342,7 +348,8 @@ class Worker:
                 samples = self._samples(samples)
                 addresses = [self._gradient(i, g) for i, g in enumerate(self._in_order(gradients))]
                 values = (c_void_p * len(addresses))(*addresses)
-            self._check(self._lib.psd_worker_exchange(pointer, values, samples or 0, number(loss, "the loss"), byref(self._ticket)))
+            self._n_samples = samples or 0
+            self._check(self._lib.psd_worker_exchange(pointer, values, self._n_samples, number(loss, "the loss"), byref(self._ticket)))
             self._is_open = True
             return Ticket(self, self._ticket.value)
 
@@ -374,12 +381,15 @@ class Worker:
             self._check(self._lib.psd_worker_push(pointer, index, at, samples, number(loss, "the loss"), byref(self._ticket)))
             self._is_open = True
 
-    def push_address(self, index: int, at: int | None, samples: int, loss: float) -> None:
-        """`push` of an array that the caller has checked and keeps until `wait` has returned."""
+    def push_address(self, index: int, at: int | None, gradient: Array, samples: int, loss: float) -> None:
+        """`push` of an array that the caller has checked, at this address; None: it is not a gradient this time."""
         with self._lock:
             samples = self._samples(samples)
             if not self._is_open:
+                self._lent.clear()
                 self._n_samples = samples
+            if at is not None:
+                self._lent[index] = gradient
             self._check(self._lib.psd_worker_push(self._pointer, index, at, samples, loss, byref(self._ticket)))
             self._is_open = True
 
@@ -413,10 +423,34 @@ class Worker:
             if not self._is_open:
                 raise UsageError("no exchange is open", hint="push gradients first")
             code = self._lib.psd_worker_wait(pointer, self._ticket, _wait_ms(timeout))
+            if code == 0:
+                self._note_step()
             if code == 0 or code in (-8, -11, -17):
                 self._is_open = False
                 self._lent.clear()
             self._check(code)
+
+    def _note_step(self) -> None:
+        """Warn if this worker's gradient has made no step, because it has Inf or NaN; sometimes, because it may be so in each step."""
+        before, self._at = self._at, self.position
+        if before is None or not self._n_samples or (self._at.run, self._at.clock) != (before.run, before.clock + 1):
+            return
+        if self._in_rounds and self._at.version != before.version:
+            return
+        found = {index: at for index, gradient in self._lent.items() if (at := arrays.find_nonfinite(gradient))}
+        if not found:
+            if self._in_rounds and not self._at.gathered:
+                log.info("gradient.nonfinite clock=%d the round made no step: the gradient of another worker, which its log names, has "
+                         "Inf or NaN", before.clock)
+            return
+        self._n_skipped += 1
+        if time.monotonic() < self._quiet_until:
+            return
+        self._quiet_until = time.monotonic() + _QUIET
+        log.warning("gradient.nonfinite clock=%d tensor=%s no step was made, because element %d of the gradient is %s; look at the batch, "
+                    "lower the learning rate, or set the job's clip.norm%s", before.clock, self._names[min(found)], *found[min(found)],
+                    f" ({self._n_skipped} steps since the last such line)" if self._n_skipped > 1 else "")
+        self._n_skipped = 0
 
     def fileno(self) -> int:
         """A descriptor that is readable when the open exchange is done, for select and event loops."""
