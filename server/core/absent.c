@@ -108,6 +108,9 @@ static void list_workers(const psd_absent_t *self, const psd_absent_look_t *look
                 row->quarantined ? "worker %u (%.80s), given up %" PRIu64 " s ago for Inf or NaN in its gradients"
                                  : "worker %u (%.80s), silent for %" PRIu64 " s",
                 i, row->name, seconds(self, row->heard_ms));
+        else if (!look->gathering && row->state == PSD_WORKER_LEFT && row->served && !row->finished)
+            add(to, "worker %u (%.80s), which left %s", i, row->name,
+                row->drains ? "at an operator's request" : "before its work was done");
     }
 }
 

@@ -44,6 +44,12 @@ def fail(_: str) -> None:
     raise SystemExit(3)
 
 
+def exit_well(_: str) -> None:
+    worker = psd.connect()
+    worker.register({"w": np.zeros(2, np.float32)})
+    raise SystemExit(0)
+
+
 def raise_in_turn() -> None:
     """Worker 1 raises an exception in the job's first step, for which worker 0 waits."""
     with psd.connect(join_timeout=None) as worker:
@@ -75,6 +81,35 @@ def die_in_turn(directory: str) -> None:
         while Path(f"/proc/{pid.read_text()}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
             os.sched_yield()
     raise SystemExit(3)
+
+
+def end_early(directory: str, how: str) -> None:
+    """Worker 1 ends, and worker 0 trains until that was told."""
+    if os.environ["PSD_WORKER__ID"] == "1" and how == "return":
+        return
+    worker = psd.connect(join_timeout=None)
+    if how != "return":
+        worker.register({"w": np.zeros(2, np.float32)})
+    if os.environ["PSD_WORKER__ID"] == "0":
+        while not Path(directory, "told").exists():
+            os.sched_yield()
+        worker.leave(finished=how != "return")
+    elif how == "_exit":
+        os._exit(0)
+    elif how == "close":
+        worker.close()
+
+
+class Told(logging.Handler):
+    """Makes a file when a line is logged."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.lines = path, [""]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+        self.path.touch()
 
 
 class Launch(unittest.TestCase):
@@ -126,6 +161,8 @@ class Launch(unittest.TestCase):
                 job.run(work, directory)
             self.assertEqual({path.name: path.read_text() for path in Path(directory).iterdir()},
                              {"0": "[-1.5, -1.5]", "1": "[-1.5, -1.5]"})
+            with self.assertNoLogs("psd", logging.WARNING), self.launch(workers=2) as job:
+                job.run(exit_well, directory)
             with self.assertRaisesRegex(psd.PsdError, "worker 0 ended with 3"), self.launch(workers=1) as job:
                 job.run(fail, directory)
 
@@ -141,6 +178,18 @@ class Launch(unittest.TestCase):
             with self.assertLogs("psd", logging.ERROR), self.assertRaisesRegex(
                     psd.PsdError, r"(?s)^worker 1 ended with 1; its last lines:\n.* in raise_in_turn.*ValueError: no gradient today$"):
                 job.run(raise_in_turn)
+
+    def test_a_worker_that_ends_with_0_before_its_work_is_done_is_named_at_once(self) -> None:
+        for how in ("_exit", "close", "return"):
+            with self.subTest(how), tempfile.TemporaryDirectory() as directory:
+                told = Told(Path(directory, "told"))
+                logging.getLogger("psd").addHandler(told)
+                try:
+                    with self.launch(workers=2) as job:
+                        job.run(end_early, directory, how)
+                finally:
+                    logging.getLogger("psd").removeHandler(told)
+                self.assertRegex(told.lines[1], "worker.ended worker=1 ended before the job did: it has not joined, or has left before")
 
     def test_a_server_that_dies_ends_all_waits_with_its_name_and_last_lines(self) -> None:
         sentence = r"(?s)^server 1 was killed by signal 9 \(Killed\); psdctl run would .*; its last lines:\n  ts="

@@ -745,7 +745,7 @@ while True:
         w, opt = self.one()
         with self.assertRaisesRegex(psd.UsageError, r"has a psd.Optimizer in this job already, .* end the first with opt.close\(\)"):
             self.one()
-        with self.assertRaisesRegex(psd.DeadlineError, "worker 0 is .*; give each a worker.id of its own"):
+        with self.assertRaisesRegex(psd.DeadlineError, "worker 0 is .*; give each a worker= of its own"):
             self.one(worker=0, join_timeout=5.0)
         w.sum().backward()
         opt.step()

@@ -28,7 +28,7 @@ import psd  # noqa: E402
 from psd import __main__ as command  # noqa: E402
 from psd import capi  # noqa: E402
 from psd.state import fields  # noqa: E402
-from psd.worker import _ms, leave_all  # noqa: E402
+from psd.worker import _ms, _pass_on, leave_all  # noqa: E402
 
 
 class Line(unittest.TestCase):
@@ -125,7 +125,7 @@ class Line(unittest.TestCase):
         self.assertEqual(self.servers.wait(), [0])
 
     def test_an_id_is_asked_for_0_too(self) -> None:
-        with self.assertRaisesRegex(psd.PsdError, "worker 0 is .*; you are .*give each a worker.id of its own"):
+        with self.assertRaisesRegex(psd.PsdError, "worker 0 is .*; you are .*give each a worker= of its own"):
             psd.connect(self.servers.join, insecure=True, worker=0, join_timeout=0.5)
         with psd.connect(self.servers.join, insecure=True, worker=5) as other:
             self.assertEqual(other.position.worker, 5)
@@ -345,6 +345,15 @@ class Line(unittest.TestCase):
         del other
         self.assertIsNone(handle())
 
+    def test_a_worker_that_nobody_refers_to_leaves_with_a_warning(self) -> None:
+        self.worker.close()
+        worker = psd.connect(self.servers.join, insecure=True)
+        worker.register({"w": self.w})
+        with self.assertLogs("psd", logging.WARNING) as logs:
+            del worker
+        self.assertRegex("".join(logs.output), "worker.dropped .* leaves the job before its work is done; keep it until training is over")
+        self.assertEqual(psd.connect(self.servers.join, insecure=True, worker=0).position.worker, 0, "its place is free at once")
+
 
 class Alone(unittest.TestCase):
     """What needs no server, or one of its own."""
@@ -468,6 +477,21 @@ class Alone(unittest.TestCase):
                 first.wait()
             first.close()
             second.close()
+
+    def test_a_wait_that_may_last_is_a_warning_and_a_slow_step_is_not(self) -> None:
+        for words, level in ((b"worker 0 is here:7, last heard 9 ms ago", "WARNING"), (b"an answer from server 0", "WARNING"),
+                             (b"more workers: 1 of 2 workers are here", "WARNING"), (b"pushes of workers 1 (round 7)", "INFO"),
+                             (b"1 of 3 parts of server 0 (clock 7)", "INFO")):
+            with self.subTest(words), self.assertLogs("psd", logging.INFO) as logs:
+                _pass_on(None, 2, b"worker.waiting", b'for="%s"' % words)
+            self.assertTrue(logs.output[0].startswith(f"{level}:psd:worker.waiting "), logs.output)
+
+    def test_a_failure_that_was_raised_is_not_warned_of_again(self) -> None:
+        with support.Servers("--sync-max-skipped=1") as servers, self.assertLogs("psd", logging.INFO) as logs:
+            with self.assertRaises(psd.JobFailedError), psd.connect(servers.join, insecure=True) as worker:
+                worker.register({"w": np.zeros(2, np.float32)})
+                worker.exchange([np.full(2, np.nan, np.float32)])
+        self.assertRegex("\n".join(logs.output), "INFO:psd:leave 1 round")
 
     def test_control_c_ends_a_wait_and_leaves_in_good_order(self) -> None:
         text = """

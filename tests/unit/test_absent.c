@@ -79,6 +79,16 @@ Test(absent, a_finished_worker_is_not_missing, .init = setup, .fini = teardown)
     cr_expect_str_eq(words(), "more workers: of 2 workers 1 has finished, and 0 are here");
 }
 
+Test(absent, a_worker_that_left_unfinished_is_named_with_the_reason, .init = setup, .fini = teardown)
+{
+    members->row[1].state = PSD_WORKER_LEFT;
+    members->row[1].served = true;
+    psd_absent_note(&absent, START_MS, &look);
+    cr_expect_str_eq(words(), "more workers: 1 of 2 workers are here; worker 1 (b), which left before its work was done");
+    members->row[1].drains = true;
+    cr_expect_str_eq(words(), "more workers: 1 of 2 workers are here; worker 1 (b), which left at an operator's request");
+}
+
 Test(absent, a_server_that_has_left_the_run_is_waited_for_by_its_address, .init = setup, .fini = teardown)
 {
     psd_servers_leave(&servers, 1);

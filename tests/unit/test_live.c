@@ -14,6 +14,7 @@ static int screen, old_stderr;
 static char text[1 << 16];
 static psd_options_t *options;
 static psd_live_t *live;
+static psd_live_event_t event;
 static psd_err_t err;
 
 static void begin(const char *progress, unsigned short columns)
@@ -83,26 +84,41 @@ Test(live, a_worker_that_is_gone_or_given_up_is_missing_in_the_line_at_once)
     psd_live_progress(live, 1000, LINE("50"));
     psd_live_gone(live, 1100, 1);
     cr_expect_not_null(strstr(shown(), " 2 of 3 workers"), "%s", text);
-    psd_live_heard(live, 1200, "ts=2 level=warn id=worker.lost worker=1 name=x");
+    psd_live_heard(live, 1200, "ts=2 level=warn id=worker.lost worker=1 name=x", &event);
     cr_expect_null(strstr(shown(), "1 of 3 workers"), "it is the same one: %s", text);
     psd_live_gone(live, 1300, 0);
     cr_expect_null(strstr(shown(), "3 of 3 workers"), "it has not joined again: %s", text);
-    psd_live_heard(live, 1400, "ts=3 level=info id=worker.joined worker=1 name=x");
+    psd_live_heard(live, 1400, "ts=3 level=info id=worker.joined worker=1 name=x", &event);
     cr_expect_not_null(strstr(shown(), "3 of 3 workers"), "%s", text);
-    psd_live_heard(live, 1500, "ts=4 level=warn id=worker.lost worker=2 name=y");
+    psd_live_heard(live, 1500, "ts=4 level=warn id=worker.lost worker=2 name=y", &event);
     cr_expect_not_null(strstr(shown(), "2 of 3 workers"), "%s", text);
-    psd_live_heard(live, 1600, "ts=5 level=info id=worker.left worker=2 name=y finished=true");
+    psd_live_heard(live, 1600, "ts=5 level=info id=worker.left worker=2 name=y finished=true", &event);
     cr_expect_not_null(strstr(shown(), "3 of 3 workers"), "its work is done: %s", text);
 }
 
 Test(live, the_worker_that_a_line_of_either_format_is_about_is_told)
 {
     begin("bar", 132);
-    cr_expect_eq(psd_live_heard(live, 1000, "ts=1 level=info id=worker.joined worker=2 name=x"), 2);
-    cr_expect_eq(psd_live_heard(live, 1000, "{\"ts\":\"1\",\"id\":\"worker.joined\",\"worker\":1,\"name\":\"x\"}"), 1);
-    cr_expect_eq(psd_live_heard(live, 1000, "{\"ts\":\"1\",\"id\":\"worker.left\",\"worker\":0,\"name\":\"x\"}"), 0);
-    cr_expect_eq(psd_live_heard(live, 1000, "{\"ts\":\"1\",\"id\":\"round.slow\",\"worker\":0}"), -1);
-    cr_expect_eq(psd_live_heard(live, 1000, "ts=1 level=info id=shard.joined shard=0"), -1);
+    static const struct {
+        const char *line;
+        int worker;
+        psd_live_event_t event;
+    } rows[] = {
+        { "ts=1 level=info id=worker.joined worker=2 name=x", 2, PSD_LIVE_JOINED },
+        { "{\"ts\":\"1\",\"id\":\"worker.joined\",\"worker\":1,\"name\":\"x\"}", 1, PSD_LIVE_JOINED },
+        { "ts=1 level=info id=worker.drain worker=2 name=x", 2, PSD_LIVE_ASKED },
+        { "ts=1 level=warn id=worker.lost worker=2 name=x", 2, PSD_LIVE_LOST },
+        { "ts=1 level=info id=worker.left worker=2 name=x finished=false clock=7", 2, PSD_LIVE_LEFT },
+        { "ts=1 level=info id=worker.left worker=2 name=x finished=true clock=7", 2, PSD_LIVE_FINISHED },
+        { "{\"id\":\"worker.left\",\"worker\":0,\"name\":\"x\",\"finished\":\"false\"}", 0, PSD_LIVE_LEFT },
+        { "{\"id\":\"worker.left\",\"worker\":0,\"name\":\"x\",\"finished\":\"true\"}", 0, PSD_LIVE_FINISHED },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        cr_expect_eq(psd_live_heard(live, 1000, rows[i].line, &event), rows[i].worker, "%s", rows[i].line);
+        cr_expect_eq(event, rows[i].event, "%s", rows[i].line);
+    }
+    cr_expect_eq(psd_live_heard(live, 1000, "{\"ts\":\"1\",\"id\":\"round.slow\",\"worker\":0}", &event), -1);
+    cr_expect_eq(psd_live_heard(live, 1000, "ts=1 level=info id=shard.joined shard=0", &event), -1);
 }
 
 Test(live, json_lines_are_progress_too_and_other_lines_are_not)

@@ -555,6 +555,23 @@ Test(run, a_program_that_ends_without_having_joined_is_named_while_the_others_wa
     cr_expect_null(strstr(output, "the program of worker 0"), "%s", output);
 }
 
+Test(run, a_program_that_ends_before_its_work_is_done_is_named_while_the_others_wait_for_it)
+{
+    char words[1200];
+    snprintf(words, sizeof words,
+             "run deploy/examples/linear.yaml --stop-steps=1000000 --join-timeout=5s --restarts=0 --run-dir=%s/a -- sh -c 'test "
+             "$PSD_WORKER__ID = 1 || exec %s/psd-worker deploy/examples/linear.yaml; %s/psd-worker deploy/examples/linear.yaml "
+             "2>%s/log & "
+             "until grep -q id=worker.joined %s/log; do sleep 0.05; done; kill $!; wait $!; exit 0'",
+             directory, PSD_BIN_DIR, PSD_BIN_DIR, directory, directory);
+    cr_expect_eq(psdctl(words), 69, "%s", output);
+    const char *named =
+        strstr(output, "psdctl: the program of worker 1 has ended before its work was done, and the others may wait for it");
+    const char *waited = strstr(output, "), which left before its work was done");
+    cr_expect(named && waited && named < waited, "%s", output);
+    cr_expect_null(strstr(output, "the program of worker 0"), "%s", output);
+}
+
 Test(run, a_program_that_is_stopped_takes_its_own_children_with_it)
 {
     char program[300], words[600];

@@ -72,7 +72,7 @@ static double field(const char *fields, const char *key)
 
 static uint64_t whole(double x) { return x > 0 && x < 1e18 ? (uint64_t)x : 0; }
 
-/* Convert the numbers of a JSON line of the event `want` to logfmt; "" when it is another line. */
+/* Convert the numbers and single words of a JSON line of the event `want` to logfmt; "" when it is another line. */
 static void read_json(const char *line, const char *want, char *out, size_t capacity)
 {
     json_t *all = json_loads(line, 0, NULL), *value;
@@ -80,8 +80,14 @@ static void read_json(const char *line, const char *want, char *out, size_t capa
     size_t n = 0;
     *out = '\0';
     if (id && !strcmp(id, want))
-        json_object_foreach(all, key, value) if (json_is_number(value) && n < capacity) n +=
-            (size_t)snprintf(out + n, capacity - n, "%s%s=%.9g", n ? " " : "", key, json_number_value(value));
+        json_object_foreach(all, key, value)
+        {
+            const char *word = json_string_value(value);
+            if (json_is_number(value) && n < capacity)
+                n += (size_t)snprintf(out + n, capacity - n, "%s%s=%.9g", n ? " " : "", key, json_number_value(value));
+            else if (word && !strchr(word, ' ') && n < capacity)
+                n += (size_t)snprintf(out + n, capacity - n, "%s%s=%s", n ? " " : "", key, word);
+        }
     json_decref(all);
 }
 
@@ -140,15 +146,19 @@ static void note(psd_live_t *self, uint64_t now_ms)
     psd_progress_note(self->progress, now_ms, text, lack > 0);
 }
 
-int psd_live_heard(psd_live_t *self, uint64_t now_ms, const char *line)
+int psd_live_heard(psd_live_t *self, uint64_t now_ms, const char *line, psd_live_event_t *event)
 {
-    static const char *const ids[] = { "worker.lost", "worker.joined", "worker.left" };
-    char numbers[512];
+    static const char *const ids[] = { [PSD_LIVE_JOINED] = "worker.joined",
+                                       [PSD_LIVE_LOST] = "worker.lost",
+                                       [PSD_LIVE_ASKED] = "worker.drain",
+                                       [PSD_LIVE_LEFT] = "worker.left" };
+    char fields[512];
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
-        const char *fields = fields_of(line, ids[i], numbers, sizeof numbers);
-        const double worker = fields ? field(fields, "worker") : (double)NAN;
+        const char *of = fields_of(line, ids[i], fields, sizeof fields);
+        const double worker = of ? field(of, "worker") : (double)NAN;
         if (worker >= 0 && worker < MOST_WORKERS) {
-            self->lost[(size_t)worker] = i == 0;
+            *event = i == PSD_LIVE_LEFT && strstr(of, " finished=true") ? PSD_LIVE_FINISHED : (psd_live_event_t)i;
+            self->lost[(size_t)worker] = i == PSD_LIVE_LOST;
             note(self, now_ms);
             return (int)worker;
         }

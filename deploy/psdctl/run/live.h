@@ -24,9 +24,18 @@ bool psd_live_progress(psd_live_t *self, uint64_t now_ms, const char *line);
 /* Print a line, given without its end, that stays. */
 void psd_live_say(psd_live_t *self, const char *line);
 
-/* A line of server 0's log, logfmt or JSON, which reports when a worker joins, leaves, or is lost. Returns its number, -1 if the line
- * is of something else. */
-int psd_live_heard(psd_live_t *self, uint64_t now_ms, const char *line);
+/* What server 0 reports of a worker. */
+typedef enum {
+    PSD_LIVE_JOINED,
+    PSD_LIVE_LOST,
+    PSD_LIVE_ASKED, /* an operator has asked it to leave */
+    PSD_LIVE_LEFT,  /* its work is not done */
+    PSD_LIVE_FINISHED
+} psd_live_event_t;
+
+/* A line of server 0's log, logfmt or JSON. Returns the number of the worker that it is about, and sets `*event`; -1 if it is of
+ * something else. */
+int psd_live_heard(psd_live_t *self, uint64_t now_ms, const char *line, psd_live_event_t *event);
 
 /* Set the number of required worker processes that are gone. */
 void psd_live_gone(psd_live_t *self, uint64_t now_ms, unsigned n);

@@ -59,6 +59,7 @@ typedef struct post {
     char first_end[640]; /* the reason for its first restart */
     char line[512];      /* of a worker: its last line */
     bool has_joined;     /* of a worker: server 0 has logged that it was in the job */
+    bool may_end;        /* and that its work is done, or that an operator has asked it to leave */
     double begun_ts;     /* of a restarted worker: when its first process began to train */
 } post_t;
 
@@ -121,11 +122,17 @@ static void count_gone(run_t *run)
 /* A line of server 0's log. */
 static void hear(run_t *run, const char *line)
 {
-    const int worker = psd_live_heard(run->live, uv_now(&run->loop), line);
-    if (worker >= 0 && (unsigned)worker < run->plan.n_workers)
-        run->post[run->plan.n_servers + (unsigned)worker].has_joined = true;
-    else if (worker >= 0)
+    psd_live_event_t event;
+    const int worker = psd_live_heard(run->live, uv_now(&run->loop), line, &event);
+    if (worker < 0)
+        return;
+    if ((unsigned)worker >= run->plan.n_workers) {
         run->has_stranger = true;
+        return;
+    }
+    post_t *post = &run->post[run->plan.n_servers + (unsigned)worker];
+    post->has_joined = true;
+    post->may_end = event == PSD_LIVE_FINISHED || event == PSD_LIVE_ASKED || (event == PSD_LIVE_LEFT && post->may_end);
 }
 
 /* Show a child's log line on the terminal if it is news: the first worker's progress, or any child's warning. */
@@ -471,15 +478,32 @@ static void tell_how_it_ended(run_t *run, const psd_child_t *child)
     }
 }
 
-/* Whether the user's program has ended well in each of its lives, but never joined. What server 0 logs on this machine is read before
- * the end of a program that has waited for it. More starts than a burst of log lines are not all logged. */
-static bool never_joined(const run_t *run, const psd_child_t *child)
+/* Whether the user's program has ended well, and server 0's log says all that happened to it. What server 0 logs on this machine is read
+ * before the end of a program that has waited for it. More starts than a burst of log lines are not all logged. */
+static bool is_known_end(const run_t *run, const psd_child_t *child)
 {
     unsigned starts = 0;
     for (unsigned i = run->plan.n_servers; i < n_posts(run); i++)
         starts += run->post[i].starts;
     return run->program && run->hears_joins && !run->has_stranger && !run->plan.hosts.n && starts <= PSD_LOG_BURST &&
-           !child->is_server && !child->code && !child->signal && !((const post_t *)child)->has_joined;
+           !child->is_server && !child->code && !child->signal;
+}
+
+static bool never_joined(const run_t *run, const psd_child_t *child)
+{
+    return is_known_end(run, child) && !((const post_t *)child)->has_joined;
+}
+
+/* The others may wait for it until join_timeout. */
+static void tell_of_unfinished(run_t *run, const psd_child_t *child)
+{
+    const post_t *post = (const post_t *)child;
+    if (run->stage == RUNNING && run->n_servers_up && is_known_end(run, child) && post->has_joined && !post->may_end)
+        say(run,
+            "psdctl: the program of %s has ended before its work was done, and the others may wait for it; let it end normally, or "
+            "leave "
+            "the job as finished (with psd.Optimizer(...) as opt:, opt.close(finished=True), psd_worker_leave)",
+            child->role);
 }
 
 /* The others may wait for it until join_timeout. */
@@ -518,6 +542,7 @@ static void on_gone(psd_child_t *child)
         return;
     tell_how_it_ended(run, child);
     tell_of_unjoined(run, child);
+    tell_of_unfinished(run, child);
     if (child->is_server && !child->code && !child->signal)
         run->refused[0] = '\0'; /* it was too late, as assumed */
     count_down(run, child);

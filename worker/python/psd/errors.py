@@ -108,6 +108,7 @@ _ARGUMENTS = (
     (r"--join (tcp://[\w.:]+)", r'join="\1"'),
     (r"--join\b", "join="),
     (r"\bcluster\.file\b", "cluster_file="),
+    (r"a worker\.id of its own", "a worker= of its own (PSD_WORKER__ID)"),
 )
 
 

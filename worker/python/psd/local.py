@@ -19,9 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, Sequence
 
-from .errors import PsdError, UnavailableError, UsageError
+from .errors import PsdError, Stopped, UnavailableError, UsageError
 from . import capi
-from .worker import guards, leave_all, log, open_workers
+from .worker import guards, is_done, leave_all, log, open_workers
 
 START_TIMEOUT = 60.0  # seconds that a server may take to become ready
 END_TIMEOUT = 40.0  # and that all may take to end, including a last checkpoint
@@ -42,12 +42,23 @@ def _programs() -> Path:
 
 
 def _work(index: int, environment: dict[str, str], words: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """A process of run(). It leaves the file `words`: empty if its work is done, with its last lines if it fails, none if it just ends."""
     os.environ.update(environment, PSD_WORKER__ID=str(index))
+    ends_well = False
     try:
         function(*arguments)
+        ends_well = is_done()
+    except SystemExit as end:
+        leave_all(not end.code, [])  # those of the function's frame, which the exception holds
+        ends_well = isinstance(end, Stopped) or is_done()
+        raise
     except Exception:
         words.write_text(traceback.format_exc())
+        leave_all(False, [])
         raise
+    finally:
+        if ends_well:
+            words.touch()
 
 
 def _check_importable(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -191,6 +202,11 @@ class LocalJob:
             failed = sorted((processes[i].exitcode or 0, i) for i in ended if processes[i].exitcode)  # killed ones first
             for code, i in failed:
                 log.error("worker.ended worker=%d %s", i, _end(code))
+            for i in ended:
+                if not processes[i].exitcode and running and not self._words(i).exists():
+                    log.warning("worker.ended worker=%d ended before the job did: it has not joined, or has left before its work was done, "
+                                "and the others may wait for it; let the function return when training is over, without os._exit() and "
+                                "opt.close()", i)
             if failed:
                 code, i = failed[0]
                 words = _last_lines(self._words(i))

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from ctypes import byref, c_float, c_uint64, c_void_p, sizeof
 from numbers import Real
 from types import TracebackType
@@ -36,6 +37,7 @@ _NOTHING_YET = -13
 _STOPPED = -16
 _DATA = -6
 _STILL_HERE = (-1, -12, -13, _STOPPED)  # the phase after leaving
+_ORDINARY = (b"pushes of workers", b"parts of server", b"the last checkpoint")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _ADDRESS = re.compile(r"tcp://(?:\[[^\]\s]+\]|[^\s:/]+):(\d{1,5})|ipc://.+")
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
@@ -134,6 +136,9 @@ guards: dict[str, Callable[[], None]] = {}
 
 
 def _pass_on(_: Any, level: int, event: bytes, line: bytes) -> None:
+    """The library writes a line of worker.waiting every few seconds; a slow step of others is an ordinary one."""
+    if event == b"worker.waiting" and not any(words in line for words in _ORDINARY):
+        level = min(level, 1)
     log.log(_LEVELS[min(max(level, 0), 3)], "%s %s", event.decode(), line.decode(errors="replace"))
 
 
@@ -206,6 +211,7 @@ class Worker:
         self._slow: Any = None  # arrays that a pull may still write, if an exception ended its wait
         self._is_open = False
         self._has_left = False
+        self._raised = ""  # the sentence of the last exception
         self.batch_samples = 1  #: rows of the last batch from psd.Sampler or psd.batches
         self.divides_rows = False  #: whether psd.Sampler or psd.batches cuts its batches
         _workers.add(self)
@@ -223,7 +229,9 @@ class Worker:
         if code == _STOPPED and handle.pending is not None:
             pending, handle.pending = handle.pending, None
             raise pending
-        raise error_of(code, (self._lib.psd_worker_error(handle.pointer) or b"").decode(errors="replace"))
+        error = error_of(code, (self._lib.psd_worker_error(handle.pointer) or b"").decode(errors="replace"))
+        self._raised = str(error)
+        raise error
 
     @property
     def _pointer(self) -> c_void_p:
@@ -567,15 +575,32 @@ class Worker:
             self._is_open = False
             self._lent.clear()
             self._has_left = code not in _STILL_HERE
+            if self._has_left and self._names:
+                _ends.append(finished)
             self._check(code)
 
     def close(self) -> None:
         """Leave, unfinished, if it has not left yet, and ignore errors."""
-        try:
-            self.leave(finished=False)
-        except Exception as why:  # the servers notice by its silence
-            log.warning("leave %s", why)
+        self._leave_quietly(finished=False)
         self._has_left = True
+
+    def _leave_quietly(self, finished: bool) -> bool:
+        """Log an error instead of raising it, as a warning unless it was raised before; returns whether there was none."""
+        raised = self._raised
+        try:
+            self.leave(finished)
+        except Exception as why:  # the servers notice by its silence
+            level = logging.ERROR if isinstance(why, WentBackError) and finished else logging.WARNING
+            log.log(logging.INFO if str(why) == raised else level, "leave %s", why)
+            return False
+        return True
+
+    def __del__(self) -> None:
+        """Without a word, the others would wait for the lease to pass, and then for a replacement."""
+        if self._names and not self.has_left:
+            log.warning("worker.dropped nothing refers to this psd.Worker or psd.Optimizer any more, so it leaves the job before its work "
+                        "is done; keep it until training is over, and then call leave(), or use `with`")
+            self.close()
 
     def __enter__(self) -> Worker:
         return self
@@ -588,6 +613,12 @@ class Worker:
 
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+_ends: deque[bool] = deque(maxlen=1)  # whether the last worker of this process that has trained and left was finished
+
+
+def is_done() -> bool:
+    """Whether this process has trained, and its work is done if it ends normally now."""
+    return any(worker.names for worker in open_workers()) or True in _ends
 
 
 def open_workers() -> list[Worker]:
@@ -601,16 +632,10 @@ def leave_all(finished: bool, but: list[Worker]) -> bool:
     for worker in open_workers():
         if worker in but:
             continue
-        if not (finished and worker.names):
+        if finished and worker.names:
+            ended_well |= worker._leave_quietly(finished=True)
+        else:
             worker.close()
-            continue
-        try:
-            worker.leave()
-            ended_well = True
-        except WentBackError as why:
-            log.error("leave %s", why)
-        except Exception as why:
-            log.warning("leave %s", why)
     return ended_well
 
 
