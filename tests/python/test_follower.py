@@ -151,6 +151,8 @@ class Follow(unittest.TestCase):
             self.assertIn("the job to begin: it has no weights yet", said)
         with self.assertRaisesRegex(psd.UsageError, "give checkpoint.dir"):
             psd.read("tcp://127.0.0.1:1", 5)
+        with self.assertRaisesRegex(psd.UsageError, "no argument join_timeout; give timeout="):
+            psd.read("tcp://127.0.0.1:1", insecure=True, join_timeout=5)
         with self.assertRaisesRegex(psd.UsageError, "is not an address"):
             psd.read("runs/none", insecure=True)
         with support.Servers("--optimizer=sgd(lr=1)", "--job=one") as servers, self.assertRaisesRegex(psd.RefusedError, "two"):

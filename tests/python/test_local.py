@@ -224,12 +224,14 @@ class Launch(unittest.TestCase):
             self.assertRegex(said.stderr, 'called by a script that is only being imported, .* under if __name__ == "__main__":')
 
     def test_what_cannot_start_says_why(self) -> None:
-        with self.assertRaisesRegex(psd.UnavailableError, "server 0 did not start: .*nearest is 'adam'"):
-            self.launch("adamm(lr=1)")
-        with self.assertRaisesRegex(psd.UnavailableError, "did not start: .*--worker-min"):
-            self.launch(worker_min=3)
+        with self.assertRaisesRegex(psd.UnavailableError, "server 0 did not start: .*cannot make files in /proc/none"):
+            self.launch(checkpoint_dir="/proc/none")
         for how, sentence in (({"servers": 0}, "0 servers"), ({"servers": "2"}, "'2' servers"), ({"workers": 1.5}, "1.5 workers"),
                               ({"optimizer": len}, "the optimizer is a .*; name it"),
+                              ({"optimizer": "adam(lr="}, "psd.launch cannot start .*: optimizer: rule, column 9: expected a finite"),
+                              ({"optimizer": "adamm(lr=1)"}, "column 1: .*nearest is 'adam'"),
+                              ({"worker_min": 3}, "unknown option worker_min; did you mean workers_min"),
+                              ({"sync_mode": "x", "lease": -3}, "sync.mode is \"x\"; it takes bsp or asp; lease is \"-3\", not a valid"),
                               ({"restarts": 3}, "restarts nothing; start this program by psdctl run")):
             with self.assertRaisesRegex(psd.UsageError, sentence):
                 self.launch(**how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import gc
 import hashlib
 import logging
@@ -27,6 +28,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.utils.checkpoint  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
 
 import psd  # noqa: E402
 
@@ -676,6 +678,8 @@ class Torch(unittest.TestCase):
             (lambda w, opt: next(psd.batches([1, 2], opt, 2, epochs=999)),
              "rows cannot be taken from list by a list of numbers; give arrays"),
             (lambda w, opt: list(psd.Sampler(range(4), opt, 2)), "call opt.step"),
+            (lambda w, opt: list(DataLoader(X, sampler=psd.Sampler(X, opt, 2))), "as sampler=, .*; give it as batch_sampler=, without"),
+            (lambda w, opt: list(DataLoader(X, sampler=psd.Sampler(X, opt, 2), batch_size=4, drop_last=True)), "as sampler="),
             (lambda w, opt: next(psd.batches((X, Y[:5]), opt, 2)), "64, 5 rows"),
             (lambda w, opt: (opt.skip(), opt.step()), r"for no batch, call opt.skip\(\) in place of step"),
         )
@@ -713,6 +717,7 @@ while True:
                 ([("w", nn.Parameter(torch.zeros(2, dtype=torch.cfloat)))], "train float parameters"),
                 ([("w", nn.Parameter(torch.tensor([1.0, float("nan")])))], "must be finite"),
                 ([("w", nn.Parameter(torch.zeros(2, device="meta")))], "on the device meta"),
+                ([("w", nn.parameter.UninitializedParameter())], "w has no shape yet, .* lazy module .*; call the model once"),
                 ([("w", nn.Parameter(memory[:3])), ("v", nn.Parameter(memory[2:]))],
                  "parameter w and parameter v share memory; .*b.weight = a.weight"),
                 ([("v", nn.Parameter(memory.view(2, 2).t())), ("w", nn.Parameter(memory[:1]))], "parameter . and parameter . share memory"),
@@ -1045,14 +1050,19 @@ class Evaluation(unittest.TestCase):
                 self.assertEqual((model[0].weight.item(), model[1].running_mean.item()), (-2.0, 0.0))
                 data = torch.zeros(4, 1)
                 for batches, sentence in (((), "got no batches, but the model has BatchNorm; give some"),
-                                          (torch.utils.data.DataLoader(data, batch_sampler=psd.Sampler(data, opt, 2)),
+                                          (None, "got no batches, but the model has BatchNorm; give some"),
+                                          (3, "a int as batches; give a plain loader"),
+                                          (DataLoader(data, batch_sampler=psd.Sampler(data, opt, 2)),
                                            "give a plain loader: DataLoader"),
                                           (psd.Loader(data, opt, 2), "give a plain loader: DataLoader")):
                     with self.assertRaisesRegex(psd.UsageError, sentence), opt.eval_weights(model, batches):
                         pass
                     self.assertEqual((model[0].weight.item(), model[1].running_mean.item()), (-2.0, 0.0))
-                with opt.eval_weights(model[0]):
+                with opt.eval_weights(model[0], None):
                     self.assertEqual(model[0].weight.item(), -1.0)
+                with self.assertRaisesRegex(psd.UsageError, r"a Tensor as the model; give eval_weights\(model, batches\)"), \
+                        opt.eval_weights(data):
+                    pass
 
 
 class Batches(unittest.TestCase):
@@ -1081,7 +1091,7 @@ class Batches(unittest.TestCase):
             model = make_model()
             with psd.Optimizer(model.named_parameters(), join=servers.join, insecure=True) as opt:
                 sampler = psd.Sampler(data, opt, batch_size=4)
-                loader = torch.utils.data.DataLoader(data, batch_sampler=sampler)
+                loader = DataLoader(data, batch_sampler=sampler)
                 self.assertEqual(len(loader), 3)
                 sizes = []
                 for _ in range(2):
@@ -1114,7 +1124,7 @@ class Batches(unittest.TestCase):
         with support.Servers("--optimizer=sgd(lr=0.1)") as servers:
             model = make_model()
             with psd.Optimizer(model.named_parameters(), join=servers.join, insecure=True) as opt:
-                loader = torch.utils.data.DataLoader(data, num_workers=2, batch_sampler=psd.Sampler(data, opt, batch_size=4))
+                loader = DataLoader(data, num_workers=2, batch_sampler=psd.Sampler(data, opt, batch_size=4))
                 with self.assertRaisesRegex(psd.UsageError, "use num_workers=0"):
                     for _ in loader:
                         pass
@@ -1288,10 +1298,26 @@ class Files(unittest.TestCase):
             self.assertTrue((top / "fifo").is_fifo())
             with self.assertRaisesRegex(psd.UsageError, "it is a directory; name a file"):
                 psd.save({}, top)
+            with self.assertRaisesRegex(psd.SystemDeniedError, "^cannot write /dev/full: No space left on device; free space") as raised:
+                psd.save({"w": torch.ones(1)}, "/dev/full")
+            self.assertEqual((raised.exception.errno, raised.exception.filename), (errno.ENOSPC, "/dev/full"))
             with open(top / "out", "w") as out:
                 subprocess.run([sys.executable, "-c", "import psd, numpy; print('rows', flush=True)\n"
                                 "psd.save({'w': numpy.float32([2])}, '/dev/stdout')"], stdout=out, check=True)
             self.assertEqual((top / "out").read_bytes(), b"rows\n" + (top / "new").read_bytes())
+
+    def test_what_cannot_be_written_is_named_with_the_cure_and_leaves_nothing_behind(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, "m")
+            psd.save({"w": torch.ones(1)}, path)
+            for code, cure in ((errno.ENOSPC, "free space"), (errno.EROFS, "this user may write to"), (errno.EIO, "name another file")):
+                with self.subTest(cure), mock.patch("os.fsync", side_effect=OSError(code, "why", "m.7.tmp")), \
+                        self.assertRaisesRegex(OSError, f"^cannot write {path}: {os.strerror(code)}; .*{cure}") as raised:
+                    psd.save({"w": torch.zeros(1)}, path)
+                self.assertEqual(raised.exception.filename, str(path))
+            self.assertEqual(([path], [1.0]), (list(path.parent.iterdir()), psd.load(path)["w"].tolist()))
+            with self.assertRaisesRegex(psd.SystemDeniedError, "none/m: No such file or directory; make its directory first"):
+                psd.save({}, Path(directory, "none/m"))
 
     def test_bfloat16_is_saved_as_it_is_and_what_has_no_place_is_refused(self) -> None:
         with tempfile.TemporaryDirectory() as directory:

@@ -4,6 +4,7 @@ row."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Iterator, NamedTuple, Protocol, Sized
 
 import numpy as np
@@ -105,6 +106,11 @@ class Sampler:
         return self.order.steps * self.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
+        caller = sys._getframe(1).f_locals.get("self")  # DataLoader(sampler=) makes batches of what it takes for row numbers
+        if type(caller).__module__ == "torch.utils.data.sampler":
+            raise UsageError("psd.Sampler is given to DataLoader as sampler=, which would make batches of its batches",
+                             hint="give it as batch_sampler=, without batch_size, shuffle and drop_last: "
+                                  "DataLoader(data, batch_sampler=psd.Sampler(data, opt, batch_size=64))")
         return self._until(self._next_epoch())
 
     def _next_epoch(self) -> int:

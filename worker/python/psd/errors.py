@@ -16,6 +16,9 @@ class PsdError(Exception):
             self.hint = hint
         super().__init__(f"{sentence}; {self.hint}" if self.hint else sentence)
 
+    def __str__(self) -> str:
+        return str(self.args[0])  # of OSError it would be another, with an errno
+
 
 class UsageError(PsdError, ValueError):
     """An invalid call: a wrong shape or type, or calls in a wrong order. Nothing was sent."""

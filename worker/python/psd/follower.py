@@ -22,9 +22,9 @@ class Follower:
         with psd.Follower("tcp://ps0:7470", key="eval.key", server_public="ps.pub") as follower:
             weights = follower.pull()
 
-    A follower is not a worker: it has no rank, no round waits for it, and it may end at any time. The arguments are those of psd.connect;
-    with keys, it needs a key of role reader or worker (psdctl keygen NAME --role=reader). Any thread may use it, one call at a
-    time."""
+    A follower is not a worker: it has no rank, no round waits for it, and it may end at any time. The arguments are those of psd.connect,
+    but `join_timeout` is only the longest wait for a `cluster_file`, because pull has its own `timeout`. With keys, it needs one of role
+    reader or worker (psdctl keygen NAME --role=reader). Any thread may use it, one call at a time."""
 
     def __init__(self, join: str | None = None, *, job: str | None = None, name: str | None = None,
                  join_timeout: Timeout = 0.0, key: str | os.PathLike[str] | None = None,

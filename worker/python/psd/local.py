@@ -28,6 +28,7 @@ END_TIMEOUT = 40.0  # and that all may take to end, including a last checkpoint
 STOP_TIMEOUT = 2.0  # that workers may take to end after each signal
 PERIOD = 0.2  # between looks at the servers while workers run
 GRACE = 0.3  # in which workers may learn from a server that ends why it does
+_WRONG_ARGUMENTS = (64, 78)  # exit codes of a server
 LAST_LINES = 8  # of a process that failed, which an exception quotes
 
 
@@ -79,6 +80,12 @@ def _check_importable(function: Callable[..., Any], arguments: tuple[Any, ...]) 
 
 def _end(code: int) -> str:
     return f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with {code}"
+
+
+def _in_python(line: str) -> str:
+    """What a server says of a flag, with the name of psd.launch's argument."""
+    line = re.sub(r"^(psd: |--[\w-]+: )", "", line)
+    return re.sub(r"--([a-z][\w-]*)", lambda flag: flag[1].replace("-", "_"), line)
 
 
 def _last_lines(file: Path) -> str:
@@ -149,8 +156,10 @@ class LocalJob:
         assert server.stdout is not None
         said = re.match(r"psd ready \S+ data=(\S+) status=(\S+)", server.stdout.readline())
         if not said:
-            server.wait()
+            code = server.wait()
             lines = log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
+            if code in _WRONG_ARGUMENTS:
+                raise UsageError(f"psd.launch cannot start with these arguments: {'; '.join(map(_in_python, lines))}")
             raise UnavailableError(f"server {index} did not start: {lines[-1]}", hint="")
         if not index:
             self.join, self.status = said.groups()

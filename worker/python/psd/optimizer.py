@@ -160,6 +160,9 @@ def _named(params: Iterable[Any]) -> list[dict[str, Any]]:
             if not isinstance(p, torch.Tensor):
                 raise UsageError(f"parameter {name} is a {type(p).__name__}, not a tensor",
                                  hint="give model.named_parameters(), or a list of groups only")
+            if isinstance(p, torch.nn.parameter.UninitializedTensorMixin):
+                raise UsageError(f"parameter {name} has no shape yet, as those of a lazy module before its first batch",
+                                 hint="call the model once, with a batch, before psd.Optimizer is made: model(inputs)")
             once.setdefault(id(p), (name, p))
         group["params"], group["names"] = [p for _, p in once.values()], [name for name, _ in once.values()]
         n += len(pairs)
@@ -628,7 +631,7 @@ class Optimizer(torch.optim.Optimizer):
     # ---- evaluation ----
 
     @contextmanager
-    def eval_weights(self, model: Any = None, batches: Iterable[Any] = ()) -> Iterator[None]:
+    def eval_weights(self, model: Any = None, batches: Iterable[Any] | None = None) -> Iterator[None]:
         """Inside the block, the model has the weights to evaluate: Lookahead's slow ones; under other rules, its own. BatchNorm's
         statistics belong to the training weights; with `model` and some `batches` of inputs (or of tuples that begin with inputs)
         they are recomputed for these weights. Give a plain loader, DataLoader(train, batch_size=64), or a list of batches: those of
@@ -637,6 +640,12 @@ class Optimizer(torch.optim.Optimizer):
             raise UsageError("eval_weights() within eval_weights()",
                              hint="leave the inner one out: the model has the weights to evaluate already")
         self._check_usable()
+        if model is not None and not isinstance(model, torch.nn.Module):
+            raise UsageError(f"eval_weights() got a {type(model).__name__} as the model", hint="give eval_weights(model, batches)")
+        batches = () if batches is None else batches
+        if not isinstance(batches, Iterable):
+            raise UsageError(f"eval_weights() got a {type(batches).__name__} as batches",
+                             hint="give a plain loader, DataLoader(train, batch_size=64), or a list of batches")
         if isinstance(getattr(batches, "batch_sampler", batches), (Sampler, Loader)):
             raise UsageError("eval_weights() got a loader that cuts the batches of steps, as psd.Sampler and psd.Loader do",
                              hint="give a plain loader: DataLoader(train, batch_size=64)")

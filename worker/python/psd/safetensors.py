@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import _as_numpy
-from .errors import PsdError, UsageError
+from .errors import PsdError, SystemDeniedError, UsageError
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1", "BOOL": "|b1"}
 _NAMES = {np.dtype(dtype): name for name, dtype in _TYPES.items()}
@@ -72,6 +73,15 @@ def _stays(path: str | os.PathLike[str]) -> bool:
     return not stat.S_ISREG(mode) or os.fspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
 
 
+_CURES = {
+    errno.ENOSPC: "free space, or name a file on another disk",
+    errno.EDQUOT: "free space, or name a file on another disk",
+    errno.ENOENT: "make its directory first",
+    errno.EACCES: "name a file in a directory that this user may write to",
+    errno.EROFS: "name a file in a directory that this user may write to",
+}
+
+
 def _write(file: BinaryIO, parts: list[npt.NDArray[Any]]) -> None:
     for part in parts:
         file.write(part.reshape(-1).view(np.uint8).data)
@@ -79,7 +89,8 @@ def _write(file: BinaryIO, parts: list[npt.NDArray[Any]]) -> None:
 
 def save(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
     """Write arrays of any library, by name, as a safetensors file, atomically: model.state_dict(), or {"w": array}. It follows symbolic
-    links, and writes into a device, a FIFO or /dev/stdout without replacing it."""
+    links, and writes into a device, a FIFO or /dev/stdout without replacing it. SystemDeniedError, an OSError, says why it cannot write;
+    a file that was there before is then unchanged."""
     if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
         raise UsageError(f"a {type(tensors).__name__} was given to save, not arrays by name",
                          hint='give model.state_dict(), or {"w": array}')
@@ -100,6 +111,16 @@ def save(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Map
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     parts.insert(0, np.frombuffer(len(text).to_bytes(8, "little") + text, np.uint8))
+    try:
+        _write_to(path, parts)
+    except OSError as why:
+        error = SystemDeniedError(f"cannot write {os.fspath(path)}: {os.strerror(why.errno or errno.EIO)}",
+                                  hint=_CURES.get(why.errno or errno.EIO, "name another file"))
+        error.errno, error.filename = why.errno, os.fspath(path)
+        raise error from None
+
+
+def _write_to(path: str | os.PathLike[str], parts: list[npt.NDArray[Any]]) -> None:
     if _stays(path):
         with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY), "wb") as file:
             _write(file, parts)
@@ -135,6 +156,8 @@ def read(source: str | os.PathLike[str], clock: int | None = None, slow: bool = 
     seconds; further arguments are those of psd.Follower, which you can ask again. Or it is the job's `checkpoint.dir`: the weights of
     the newest whole checkpoint, or of that `clock` (psdctl checkpoint save makes one). Lengths are checked; `psdctl checkpoint verify`
     checks every byte."""
+    if "join_timeout" in job:
+        raise UsageError("psd.read has no argument join_timeout", hint="give timeout=, the longest wait of this call")
     if isinstance(source, str) and source.startswith(("tcp://", "ipc://")):
         if clock is not None:
             raise UsageError("a running job has only its present weights", hint="give checkpoint.dir to read those of a clock")
