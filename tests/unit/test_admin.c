@@ -15,9 +15,12 @@ static psd_coordinator_t *coordinator;
 static psd_admin_t admin;
 static psd_actions_t out;
 
+static bool checkpoints; /* of the job */
+
 static void setup(void)
 {
-    psd_coordinator_config_t config = { .job = "mnist",
+    psd_coordinator_config_t config = { .checkpoints = checkpoints,
+                                        .job = "mnist",
                                         .job_id = 9,
                                         .settings = &(psd_job_settings_t){ .text = "x", .mode = "bsp", .optimizer = "sgd" },
                                         .n_servers = 1,
@@ -64,6 +67,7 @@ Test(admin, a_verb_is_carried_out_and_its_answer_says_where_the_job_is, .init = 
     expect(ask(2, 0, "mnist resume"), PSD_MSG_ADMIN, 0, "continues after round 0");
     expect(ask(3, 0, "mnist resume"), PSD_MSG_ADMIN, 0, "it was not paused");
     expect(ask(4, 0.5, "mnist set optimizer.lr"), PSD_MSG_ADMIN, 0, "optimizer.lr is 0.5 from the next step on");
+    cr_expect(out.at[0].act == PSD_ACT_LOG && strstr(out.at[0].msg.text, "by=\"operator\""), "%s", out.at[0].msg.text);
     psd_coordinator_facts_t facts;
     psd_coordinator_facts(coordinator, &facts);
     cr_expect_eq(facts.lr, 0.5);
@@ -88,4 +92,15 @@ Test(admin, a_job_that_ends_takes_no_more_requests, .init = setup, .fini = teard
 {
     psd_coordinator_stop(coordinator, 1000, &out);
     expect(ask(1, 0, "mnist pause"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "job mnist is ending");
+}
+
+static void setup_checkpoints(void)
+{
+    checkpoints = true;
+    setup();
+}
+
+Test(admin, nothing_is_saved_before_the_job_trains, .init = setup_checkpoints, .fini = teardown)
+{
+    expect(ask(1, 0, "mnist save"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing is being trained: the job is waiting");
 }

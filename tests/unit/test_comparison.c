@@ -402,6 +402,15 @@ Test(comparison, a_winner_is_named_where_all_its_seeds_are_better_with_the_odds_
     cr_expect_str_eq(comparison.winner->label, "adam(lr=0.001)");
 }
 
+Test(comparison, the_odds_with_many_seeds_are_a_whole_number)
+{
+    begin("sgd; adam", "--compare-seeds=7");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    take_all((double[]){ 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.91, 0.95, 0.95, 0.95, 0.95, 0.95, 0.95, 0.96 });
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_not_null(strstr(comparison.verdict, "by chance in 1 of 1716 comparisons."), "%s", comparison.verdict);
+}
+
 Test(comparison, rules_that_look_the_same_in_the_table_are_not_told_apart)
 {
     begin("sgd; adam; lion", "--compare-seeds=2");

@@ -269,6 +269,109 @@ Test(engine, the_mean_of_a_round_is_weighted_by_samples, .fini = teardown)
     cr_expect_eq(psd_engine_samples(engine), 32);
 }
 
+/* ---- server 0 ---- */
+
+static char line[PSD_MAX_TEXT]; /* the last line of a kind */
+static int level;
+
+static unsigned count_lines(const char *id)
+{
+    unsigned n = 0;
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_LOG && !strcmp(out.at[i].id, id)) {
+            n++;
+            level = out.at[i].level;
+            snprintf(line, sizeof line, "%s", out.at[i].msg.text);
+        }
+    return n;
+}
+
+/* Ticks; what they make stays in `out`. */
+static void pass(uint64_t ms)
+{
+    psd_actions_drop(&out, out.n);
+    for (const uint64_t end = now + ms; now < end;) {
+        now += 50;
+        psd_engine_tick(engine, now, &out);
+    }
+}
+
+Test(engine, the_silence_of_server_0_is_told_from_when_it_is_lost_until_it_is_back_or_given_up, .fini = teardown)
+{
+    config.lease_ms = 2000;
+    config.patience_ms = 14000;
+    config.first = "tcp://first:1";
+    begin("bsp", 1);
+    log_view(1);
+    pass(2000);
+    cr_expect_eq(count_lines("server.lost"), 0);
+    cr_expect_eq(psd_engine_first_silent_ms(engine), 0, "it is not lost yet");
+    pass(50);
+    cr_expect_eq(count_lines("server.lost"), 1);
+    cr_expect_str_eq(line, "shard=0 endpoint=tcp://first:1 silent_ms=2050");
+    cr_expect_eq(level, PSD_LEVEL_WARN);
+    cr_expect_eq(psd_engine_first_silent_ms(engine), 2050);
+    pass(4900);
+    cr_expect_eq(count_lines("job.waiting") + count_lines("server.lost"), 0, "a line in 5 s");
+    pass(5200);
+    cr_expect_eq(count_lines("job.waiting"), 2, "after 7.05 and 12.05 s");
+    cr_expect_str_eq(line, "for=\"server 0 at tcp://first:1, silent for 12 s\"");
+    log_view(1);
+    pass(50);
+    cr_expect_eq(count_lines("server.back"), 1);
+    cr_expect_str_eq(line, "shard=0 endpoint=tcp://first:1");
+    cr_expect_eq(level, PSD_LEVEL_INFO);
+    now += 900; /* this process is suspended: */
+    pass(50);
+    cr_expect_eq(count_lines("server.away"), 0);
+    now += 60000;
+    pass(50);
+    cr_expect_eq(count_lines("server.away"), 1);
+    cr_expect_eq(strncmp(line, "ms=60050 ", 9), 0, "%s", line);
+    cr_expect_not(asked(PSD_ACT_FINISH));
+    log_view(1);
+    pass(13900);
+    cr_expect_not(asked(PSD_ACT_FINISH));
+    pass(100);
+    cr_assert(asked(PSD_ACT_FINISH));
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_FINISH) {
+            cr_expect_eq(out.at[i].level, PSD_EUNAVAILABLE);
+            cr_expect_str_eq(out.at[i].msg.text, "gave up waiting for server 0 at tcp://first:1, silent for 14 s (join_timeout)");
+        }
+}
+
+/* ---- what workers are told ---- */
+
+static void expect_told(psd_kind_t kind, const char *text)
+{
+    cr_assert_not_null(answer(kind), "%s", text);
+    cr_expect_eq(strncmp(answer(kind)->text, text, strlen(text)), 0, "%s", answer(kind)->text);
+}
+
+Test(engine, a_worker_is_told_why_it_is_fenced_or_waits_and_what_is_wrong_with_a_push, .fini = teardown)
+{
+    begin("bsp", 2);
+    psd_msg_t msg = of_worker(PSD_MSG_ATTACH, 1);
+    msg.incarnation = 2;
+    hear(peer_of(3), &msg, NULL, 0);
+    expect_told(PSD_MSG_WAIT, "shard 0 waits for worker 1's older incarnation to be given up");
+    msg = part_of(PSD_MSG_PUSH, 0, 0, initial);
+    msg.clock = 1;
+    msg.samples = 8;
+    msg.parts = 3;
+    hear(peer_of(0), &msg, initial, sizeof initial);
+    expect_told(PSD_MSG_REFUSED, "push of part 0/3 with 4 elements; shard 0 has 2 parts");
+    cr_expect_null(strstr(answer(PSD_MSG_REFUSED)->text, "size"));
+    msg.parts = PARTS;
+    msg.n_elements = 3;
+    hear(peer_of(0), &msg, initial, 3 * sizeof *initial);
+    expect_told(PSD_MSG_REFUSED, "push of part 0/2 with 3 elements; shard 0 has 2 parts, this one of another size");
+    log_view(1);
+    push(1, 1, 1);
+    expect_told(PSD_MSG_FENCED, "worker 1 incarnation 1 is no longer a member: ");
+}
+
 /* ---- gradients that are not finite ---- */
 
 Test(engine, parts_of_a_push_that_differ_in_their_samples_are_refused, .fini = teardown)
@@ -311,6 +414,26 @@ Test(engine, max_skipped_rounds_in_a_row_without_a_step_end_the_job_and_one_step
         "%s", psd_engine_hopeless(engine));
     cr_assert_not_null(answer(PSD_MSG_REFUSED));
     cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_HOPELESS);
+    pass(300);
+    cr_expect_geq(sent_to(peer_of(0), PSD_MSG_REFUSED), 5, "a message may be lost");
+    cr_expect_not(asked(PSD_ACT_FINISH));
+    pass(50);
+    cr_expect(asked(PSD_ACT_FINISH));
+}
+
+Test(engine, a_round_in_which_no_worker_had_samples_is_none_without_a_step, .fini = teardown)
+{
+    config.max_skipped = 2;
+    begin("bsp", 1);
+    for (uint64_t clock = 1; clock <= 4; clock++) {
+        psd_msg_t msg = of_worker(PSD_MSG_PUSH, 0);
+        msg.clock = clock;
+        msg.parts = PARTS;
+        hear(peer_of(0), &msg, NULL, 0);
+        close_round(0, 1, false);
+    }
+    cr_expect_eq(psd_engine_clock(engine), 4);
+    cr_expect_null(psd_engine_hopeless(engine), "there was nothing to step with");
 }
 
 Test(engine, in_asp_a_worker_whose_pushes_in_a_row_are_all_bad_ends_the_job_and_another_workers_do_not_count, .fini = teardown)

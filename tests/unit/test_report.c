@@ -742,6 +742,12 @@ Test(report, pushes_added_up_early_and_those_asked_for_again_are_counted_apart, 
     /* Two of each round's three pushes come before the last; in the last round only the first is as expected, in vain. */
     cr_expect_eq(number_of(folded, "pushes"), 7);
     cr_expect_eq(number_of(folded, "asked_again"), 1);
+    clock_of[0]--;
+    push_all(0, (push_t){ .samples = 1, .gradient = 1 });
+    look();
+    cr_expect_eq(of_worker(0, "pushes"), 4, "the fourth came twice");
+    cr_expect_eq(of_worker(0, "samples"), 4);
+    cr_expect_eq(metric("psd_worker_samples_total{worker=\"0\"}"), 4);
 }
 
 /* ---- pushes that are steps of their own ---- */
@@ -781,6 +787,9 @@ Test(report, a_staleness_counts_at_most_its_own_bound, .init = setup_asp, .fini 
     cr_expect_eq(of_worker(0, "step"), 7, "it is at the seventh");
     cr_expect_eq(metric("psd_worker_lag_steps{worker=\"1\"}"), 6);
     cr_expect_eq(metric("psd_worker_lag_steps{worker=\"0\"}"), 0);
+    push_all(0, (push_t){ .samples = 1, .version = 5 });
+    look();
+    cr_expect_eq(of_worker(0, "staleness"), 1, "that of its last push");
 }
 
 Test(report, in_asp_a_worker_that_takes_long_is_slow, .init = setup_asp, .fini = teardown)

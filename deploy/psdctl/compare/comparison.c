@@ -557,7 +557,7 @@ static void find_verdict(psd_comparison_t *self)
         self->winner = &self->contender[0];
         append(self,
                "%s is ahead: its worst seed is better than the best one of %s. Between two equal rules, this would happen by "
-               "chance in 1 of %.3g comparisons.",
+               "chance in 1 of %.6g comparisons.",
                self->winner->label, self->n_chosen > 2 ? "every other" : self->contender[1].label,
                1 / psd_spread_chance(self->n_seeds));
     }
