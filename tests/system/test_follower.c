@@ -2,6 +2,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "psd/worker.h"
 #include "tests/support/cluster.h"
@@ -113,10 +115,44 @@ Test(follower, a_wait_ends_by_a_timeout_or_by_the_programs_request_and_says_for_
     config.interrupted_arg = &asked;
     cr_assert_eq(psd_follower_open(&follower, &config), PSD_W_OK);
     cr_expect_eq(psd_follower_pull(follower, 0, -1), PSD_W_ESTOPPED);
+    cr_expect_eq(psd_follower_pull(follower, 0, 600000), PSD_W_ESTOPPED, "with a timeout too");
     psd_follower_close(&follower);
     config.size = sizeof config + 8;
     cr_expect_eq(psd_follower_open(&follower, &config), PSD_W_EINVAL);
     cr_expect_eq(psd_follower_pull(follower, 0, 0), PSD_W_EINVAL, "it is not open");
+    psd_follower_close(&follower);
+}
+
+Test(follower, it_reads_slow_weights_where_there_are_any)
+{
+    psd_tensor_t tensor;
+    cluster_start_servers(&cluster, 2, "--workers-min=1 --optimizer=lookahead(sgd(lr=1),k=5,alpha=0.5)");
+    psd_worker_t *worker = join();
+    cr_assert_eq(psd_worker_register(worker, model, 1), PSD_W_OK, "%s", psd_worker_error(worker));
+    step(worker);
+    psd_follower_t *follower = open_follower();
+    expect_weights(follower, 0, 1);
+    cr_assert_eq(psd_follower_pull(follower, 1, 60000), PSD_W_OK, "%s", psd_follower_error(follower));
+    cr_assert_eq(psd_follower_tensor(follower, 0, &tensor), PSD_W_OK);
+    cr_expect_eq(tensor.data[0], 1, "those before the first step");
+    psd_follower_close(&follower);
+    cr_expect_eq(psd_worker_leave(worker, 1, 60000), PSD_W_OK, "%s", psd_worker_error(worker));
+    psd_worker_close(&worker);
+}
+
+Test(follower, a_fork_is_told_whose_handle_it_has)
+{
+    char words[128];
+    int ended = -1;
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    psd_follower_t *follower = open_follower();
+    snprintf(words, sizeof words, "pull: this handle belongs to process %d, of which this is a fork; open one in this process",
+             (int)getpid());
+    const pid_t child = fork();
+    if (!child)
+        _exit(psd_follower_pull(follower, 0, 0) == PSD_W_EINVAL && !strcmp(psd_follower_error(follower), words) ? 0 : 1);
+    cr_assert_eq(waitpid(child, &ended, 0), child);
+    cr_expect_eq(ended, 0);
     psd_follower_close(&follower);
 }
 
