@@ -112,6 +112,43 @@ grep -q 'the job has failed, at step 0' "$dir/wait" || fail "$(cat "$dir/wait")"
 wait "$job" || true
 job=
 
+# Of a document, it reads the state and the step: `told STATE READY`, then `says CODE WORDS... -- SENTENCE`.
+told() {
+    printf 'data: {"state": "%s", "ready": %s, "reason": "pushes", "progress": {"step": 1234}}\n\n' "$1" "$2" >"$dir/new"
+    mv "$dir/new" "$dir/document"
+}
+says() {
+    local words=()
+    while [ "$1" != -- ]; do
+        words+=("$1")
+        shift
+    done
+    expect "${words[@]}" "$url"
+    [ "$(cat "$dir/wait")" = "$2" ] || fail "wait ${words[*]}: $(cat "$dir/wait")"
+}
+told training true
+"$bin/serve_status" "$dir/document" >"$dir/url" &
+job=$!
+for ((i = 0; i < 3000; i++)); do
+    [ ! -s "$dir/url" ] || break
+    sleep 0.1
+done
+url=$(cat "$dir/url")
+says 0 --for=ready -- ''
+says 0 --for=step=1234 -- ''
+expect 69 --for=step=1235 --timeout=0.3 "$url"
+told training false
+expect 69 --for=ready --timeout=0.3 "$url"
+for end in failed/1/'has failed' stopped/75/'is stopped' finished/75/'is finished'; do
+    IFS=/ read -r state code words <<<"$end"
+    told "$state" false
+    says "$code" --for=step=1235 -- "psdctl wait: the job $words, at step 1234"
+done
+says 0 --for=finished -- ''
+kill "$job"
+wait "$job" || true
+job=
+
 expect 69 --timeout=0.5 127.0.0.1:1
 grep -q 'no server answers' "$dir/wait" || fail "$(cat "$dir/wait")"
 expect 64 --for=nothing
