@@ -69,6 +69,8 @@ typedef struct fake {
     double held;        /* the metric on held-out rows */
     double chance;      /* the score of a constant prediction, on 10000 rows */
     double held_chance; /* the same on held-out rows */
+    double epochs;      /* 0: 2 */
+    unsigned received;  /* bytes by the server; 0: 1000 */
     unsigned steps;
 } fake_t;
 
@@ -80,18 +82,18 @@ static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
     const bool looks = worker == 0 && !fake->metric;
     FILE *out = create(worker == 0 ? "run/summary.json" : "run/summary-1.json");
     fprintf(out,
-            "{\"schema\": \"psd.summary/1\", \"outcome\": \"%s\", \"steps\": %u, \"epochs\": 2.0, "
+            "{\"schema\": \"psd.summary/1\", \"outcome\": \"%s\", \"steps\": %u, \"epochs\": %g, "
             "\"job_samples\": %u, "
             "\"begun_ts\": 1000.0, \"wall_time_s\": 4.0, \"last_loss\": %s, \"metric\": \"accuracy\", "
             "\"holdout_metric\": %s%.6g, \"holdout_chance_metric\": %s%.6g, \"holdout_rows\": 10000, "
             "\"chance_metric\": %s%.6g, \"test_rows\": 10000, \"last_metric\": %s%.6g, "
             "\"best_metric\": %.6g, \"sha256_initial\": %s%s%s, \"sha256_order\": \"%s%u\", \"optimizer\": "
             "\"%s\"}\n",
-            outcome ? outcome : "done", steps, 100 * steps, fake->infinite || fake->lost ? "null" : "0.5",
-            fake->held > 0 ? "" : "null, \"y\": ", fake->held, fake->held_chance > 0 ? "" : "null, \"h\": ", fake->held_chance,
-            fake->chance > 0 ? "" : "null, \"z\": ", fake->chance, looks ? "" : "null, \"x\": ", fake->accuracy,
-            fake->accuracy + 0.01, initial && !*initial ? "null" : "\"", initial ? initial : "1111",
-            initial && !*initial ? "" : "\"", fake->order ? fake->order : "2222", worker, rule);
+            outcome ? outcome : "done", steps, fake->epochs > 0 ? fake->epochs : 2, 100 * steps,
+            fake->infinite || fake->lost ? "null" : "0.5", fake->held > 0 ? "" : "null, \"y\": ", fake->held,
+            fake->held_chance > 0 ? "" : "null, \"h\": ", fake->held_chance, fake->chance > 0 ? "" : "null, \"z\": ", fake->chance,
+            looks ? "" : "null, \"x\": ", fake->accuracy, fake->accuracy + 0.01, initial && !*initial ? "null" : "\"",
+            initial ? initial : "1111", initial && !*initial ? "" : "\"", fake->order ? fake->order : "2222", worker, rule);
     fclose(out);
     out = create(worker == 0 ? "run/metrics.jsonl" : "run/metrics-1.jsonl");
     for (unsigned step = 1; step <= steps; step++) {
@@ -120,10 +122,10 @@ static const char *run_that(const fake_t *fake, const char *rule)
     write_worker(fake, rule, 0);
     write_worker(fake, rule, 1);
     FILE *log = create("run/logs/server-0.log");
-    fputs("ts=1 level=info id=server.start\nts=2 level=info id=server.exit code=0 reason=\"x\" "
-          "received_bytes=1000 "
-          "sent_bytes=500\n",
-          log);
+    fprintf(
+        log,
+        "ts=1 level=info id=server.start\nts=2 level=info id=server.exit code=0 reason=\"x\" received_bytes=%u sent_bytes=500\n",
+        fake->received ? fake->received : 1000);
     fclose(log);
     snprintf(run, sizeof run, "%s/run", directory);
     return run;
@@ -168,6 +170,29 @@ Test(comparison, an_outcome_is_what_all_workers_and_servers_left)
     cr_expect_eq(psd_outcome_reached(&o, 0.4)->step, 10);
     cr_expect_eq(psd_outcome_reached(&o, 0.5)->step, 20);
     cr_expect_null(psd_outcome_reached(&o, 0.95));
+    psd_outcome_clear(&o);
+}
+
+Test(comparison, of_few_steps_the_last_one_is_the_last_tenth)
+{
+    psd_outcome_t o;
+    cr_assert_eq(psd_outcome_read(&o, run_that(&(fake_t){ .metric = "", .steps = 5 }, "sgd(lr=1)"), 2, 1, &err), PSD_OK);
+    cr_expect_eq(o.loss, 5 + 3);
+    psd_outcome_clear(&o);
+}
+
+Test(comparison, the_traffic_is_that_of_all_servers)
+{
+    psd_outcome_t o;
+    const char *run = run_that(&(fake_t){ .accuracy = 0.9 }, "sgd(lr=1)");
+    cr_expect_eq(psd_outcome_read(&o, run, 2, 2, &err), PSD_EDATA);
+    cr_expect_str_eq(err.text, "server 1 did not report its traffic");
+    psd_outcome_clear(&o);
+    FILE *log = create("run/logs/server-1.log");
+    fputs("ts=2 level=info id=server.exit code=0 reason=\"x\" received_bytes=70 sent_bytes=7\n", log);
+    fclose(log);
+    cr_assert_eq(psd_outcome_read(&o, run, 2, 2, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(o.moved_bytes, 1577);
     psd_outcome_clear(&o);
 }
 
@@ -444,6 +469,36 @@ Test(comparison, the_target_is_given_or_where_the_worst_seed_of_the_first_rule_e
     cr_assert_eq(take(1, 0, &(fake_t){ .accuracy = 0.9 }), PSD_OK);
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
     cr_expect_eq(comparison.contender[0].steps_to_target.n, 0, "0.9 is not 0.91");
+}
+
+Test(comparison, of_many_rules_that_overlap_with_the_first_four_are_named_and_the_others_counted)
+{
+    for (int n = 5; n <= 6; n++) {
+        begin(n == 5 ? "sgd; adam; lion; radam; nadam" : "sgd; adam; lion; radam; nadam; rmsprop", "--compare-seeds=2");
+        cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+        take_all((double[]){ 0.90, 0.99, 0.90, 0.98, 0.90, 0.97, 0.90, 0.96, 0.90, 0.95, 0.90, 0.94 });
+        cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+        char words[160];
+        snprintf(words, sizeof words, "overlaps with that of adam(lr=0.001), lion(lr=0.0001), radam(lr=0.001), nadam(lr=0.002)%s.",
+                 n == 5 ? "" : " and 1 more");
+        cr_expect_not_null(strstr(comparison.verdict, words), "%s", comparison.verdict);
+    }
+}
+
+Test(comparison, the_table_says_how_much_was_moved_in_how_many_epochs_and_marks_only_rates_that_were_chosen)
+{
+    begin("sgd; adam", "--compare-seeds=2");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    for (unsigned i = 0; i < 4; i++)
+        cr_assert_eq(
+            take(i / 2, i % 2, &(fake_t){ .accuracy = 0.5 + i / 100.0, .held = 0.5, .epochs = 1, .received = 499 + i % 2 }), PSD_OK,
+            "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    const char *text = print();
+    cr_expect_not_null(strstr(text, ", 20 steps in 1 epoch\n"), "%s", text);
+    cr_expect_not_null(strstr(text, "  1.00 kB  "), "999.5 B: %s", text);
+    cr_expect_not_null(strstr(text, "held out"), "%s", text);
+    cr_expect_null(strstr(text, " *"), "there was one rate: %s", text);
 }
 
 Test(comparison, one_seed_names_no_winner)
@@ -796,6 +851,11 @@ Test(comparison, a_rule_that_does_no_better_than_one_constant_answer_has_failed_
     const char *text = print();
     cr_expect_not_null(strstr(text, "-  sgd(lr=0.01)     failed to train"), "%s", text);
     cr_expect_not_null(strstr(text, "0.9000, 1 of 2 failed to train"), "%s", text);
+    json_t *whole = psd_comparison_json(&comparison), *of = json_array_get(json_object_get(whole, "optimizers"), 2);
+    cr_expect_eq(json_integer_value(json_object_get(of, "seeds_untrained")), 2);
+    cr_expect_eq(json_integer_value(json_object_get(of, "seeds_diverged")), 0);
+    cr_expect_eq(json_integer_value(json_object_get(of, "seeds_read")), 2);
+    json_decref(whole);
     json_t *json = charts(), *rules = json_object_get(json, "rules");
     cr_expect(json_is_null(json_object_get(json_array_get(rules, 0), "failure")));
     cr_expect_str_eq(json_string_value(json_object_get(json_array_get(rules, 2), "failure")), "failed to train");

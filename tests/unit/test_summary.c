@@ -107,6 +107,9 @@ Test(summary, a_killed_workers_summary_says_so_and_the_run_takes_another)
     json_t *own = psd_summary_of(directory, 0);
     cr_expect_eq(json_number_value(json_object_get(own, "last_loss")), 0.5);
     cr_expect_eq(json_number_value(json_object_get(own, "job_samples")), 120);
+    cr_expect_eq(json_number_value(json_object_get(own, "ended_ts")), 211);
+    cr_expect_eq(json_number_value(json_object_get(own, "wall_time_s")), 11, "since this worker began, not the run");
+    cr_expect_eq(json_number_value(json_object_get(own, "epochs")), 1.2);
     cr_expect(json_is_null(json_object_get(own, "rounds")), "nobody knows");
     json_decref(own);
 }
