@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/optim/groups.h"
 #include "common/system/log.h"
 #include "worker/holdout.h"
 #include "worker/sampler.h"
@@ -268,6 +269,26 @@ int psd_setup_load(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
 }
 
 int psd_setup_load_anew(psd_setup_t *self, const psd_options_t *o, psd_err_t *err) { return load(self, o, "", err); }
+
+int psd_setup_check_groups(const psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
+{
+    psd_groups_t groups;
+    psd_extent_t extent[PSD_MAX_PARAMS];
+    uint8_t group_of[PSD_MAX_PARAMS];
+    const size_t n = psd_model_n_params(self->model);
+    const psd_param_t *params = psd_model_params(self->model);
+    for (size_t i = 0; i < n; i++)
+        extent[i] = psd_model_extent(&params[i]);
+    static const psd_option_id_t ours[] = { PSD_OPT_data_train, PSD_OPT_model_kind, PSD_OPT_model_layers };
+    bool is_ours = false;
+    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+        is_ours |= strcmp(psd_options_origin(o, ours[i]), "default") != 0;
+    if (!is_ours)
+        return PSD_OK;
+    int rc = psd_groups_parse(&groups, psd_options_string(o, PSD_OPT_optimizer), psd_options_string(o, PSD_OPT_groups), err);
+    rc = rc ? rc : psd_groups_assign(&groups, params->name, sizeof *params, extent, n, group_of, err);
+    return rc ? blame(o, PSD_OPT_groups, err) : PSD_OK;
+}
 
 void psd_setup_clear(psd_setup_t *self)
 {

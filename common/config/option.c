@@ -14,6 +14,7 @@
 #include "common/base/logtext.h"
 #include "common/codec/codec.h"
 #include "common/optim/optimizer.h"
+#include "common/optim/groups.h"
 #include "common/optim/schedule.h"
 #include "common/base/words.h"
 
@@ -272,6 +273,12 @@ static bool take_schedule(const char *text, psd_option_value_t *out)
     return psd_schedule_parse(&schedule, text, NULL) == PSD_OK;
 }
 
+static bool take_groups(const char *text, psd_option_value_t *out)
+{
+    (void)out;
+    return psd_groups_check(text, NULL) == PSD_OK;
+}
+
 static bool take_count(const char *text, psd_option_value_t *out) { return *text != '-' && parse_whole(text, out); }
 
 static bool take_bool(const char *text, psd_option_value_t *out)
@@ -324,7 +331,7 @@ static const struct type {
     [PSD_OPTION_CODEC] = { { "codec", "CODEC", NULL }, take_codec, "such as bf16 or topk(0.01)" },
     [PSD_OPTION_SCHEDULE] = { { "schedule", "SCHEDULE", NULL }, take_schedule, "such as cosine(steps=10000, warmup=500)" },
     [PSD_OPTION_GROUPS] = { { "list of parameter groups", "GROUP;GROUP;...", "[{match: \"*.bias\", weight_decay: 0}]" },
-                            take_text, /* which depends on the rule: common/config/contradictions.c */
+                            take_groups, /* whether they go with the rule: common/config/contradictions.c */
                             "such as *.bias(weight_decay=0)" },
     [PSD_OPTION_INT] = { { "whole number", "N", NULL }, parse_whole, WHOLE },
     [PSD_OPTION_UINT64] = { { "whole number", "N", NULL }, take_count, WHOLE },
@@ -507,7 +514,8 @@ static bool keep_text(const char *text, psd_option_value_t *out)
     return out->text;
 }
 
-/* Write why the text is not of the row's type. Rules, codecs and schedules have many parts, so their parsers name the wrong one. */
+/* Write why the text is not of the row's type. Rules, codecs, schedules and groups have many parts, so their parsers name the wrong
+ * one, some as the option does. */
 static void explain(const psd_option_t *row, const char *text, char why[PSD_OPTION_WHY])
 {
     psd_rule_t rule;
@@ -516,9 +524,11 @@ static void explain(const psd_option_t *row, const char *text, char why[PSD_OPTI
     psd_err_t err;
     if ((row->type == PSD_OPTION_RULE && psd_rule_parse(&rule, text, &err) != PSD_OK) ||
         (row->type == PSD_OPTION_CODEC && psd_coding_parse(&coding, text, &err) != PSD_OK) ||
-        (row->type == PSD_OPTION_SCHEDULE && psd_schedule_parse(&schedule, text, &err) != PSD_OK))
-        snprintf(why, PSD_OPTION_WHY, "%s: %.*s", row->key, PSD_OPTION_WHY - 80, err.text);
-    else
+        (row->type == PSD_OPTION_SCHEDULE && psd_schedule_parse(&schedule, text, &err) != PSD_OK) ||
+        (row->type == PSD_OPTION_GROUPS && psd_groups_check(text, &err) != PSD_OK)) {
+        const bool is_named = !strncmp(err.text, row->key, strlen(row->key));
+        snprintf(why, PSD_OPTION_WHY, "%s%s%.*s", is_named ? "" : row->key, is_named ? "" : ": ", PSD_OPTION_WHY - 80, err.text);
+    } else
         snprintf(why, PSD_OPTION_WHY, "%s is \"%.60s\", %s %s; %s", row->key, text,
                  row->type == PSD_OPTION_BOOL ? "not" : "not a valid", types[row->type].words.what, cure(row, text));
 }

@@ -49,17 +49,27 @@ uint8_t psd_groups_of(const psd_groups_t *self, const char *name, const psd_shap
     return self->at[g].others && shape->n_dims != 2 ? self->at[g].others : g;
 }
 
-/* The pattern is one for other names. */
+/* No tensor is in the group: its pattern is one for other names, or earlier groups take all that it matches. */
 static int complain(const psd_group_t *group, const char *name, size_t stride, size_t n, psd_err_t *err)
 {
     char names[200] = "";
+    bool any = false;
+    for (size_t i = 0; i < n; i++)
+        any |= matches(group->match, name + i * stride);
     for (size_t i = 0, used = 0; i < n && used < sizeof names - 1; i++) {
-        const int more = snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "", name + i * stride);
+        if (any && !matches(group->match, name + i * stride))
+            continue;
+        const int more = snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", name + i * stride);
         used = used + (size_t)more < sizeof names ? used + (size_t)more : sizeof names - 1;
     }
+    const char *dots = strlen(names) == sizeof names - 1 ? "..." : "";
+    if (any)
+        return psd_err_set(err, PSD_ECONFIG,
+                           "groups: earlier groups take all tensors that %s matches: %s%s; put it before them, or leave it out",
+                           group->match, names, dots);
     return psd_err_set(err, PSD_ECONFIG,
                        "groups: %s matches no tensor of the model, which has %s%s; correct the pattern, or leave the group out",
-                       group->match, names, strlen(names) == sizeof names - 1 ? "..." : "");
+                       group->match, names, dots);
 }
 
 int psd_groups_assign(const psd_groups_t *self, const char *name, size_t stride, psd_extent_t *tensor, size_t n, uint8_t *group_of,
@@ -70,13 +80,19 @@ int psd_groups_assign(const psd_groups_t *self, const char *name, size_t stride,
         tensor[i].whole = psd_rule_is_whole(&self->at[group_of[i]].rule);
     }
     for (uint32_t g = 0; g + 1 < self->n_said; g++) {
-        bool any = false;
+        bool any = !strcmp(self->at[g].match, "*"); /* all others, of which there may be none */
         for (size_t i = 0; i < n && !any; i++)
-            any = matches(self->at[g].match, name + i * stride);
+            any = group_of[i] == g || (self->at[g].others && group_of[i] == self->at[g].others);
         if (!any)
             return complain(&self->at[g], name, stride, n, err);
     }
-    return PSD_OK;
+    bool trains = n == 0;
+    for (size_t i = 0; i < n; i++)
+        trains |= !self->at[group_of[i]].freezes;
+    return trains ? PSD_OK
+                  : psd_err_set(err, PSD_ECONFIG,
+                                "groups: every tensor of the model is frozen, so nothing would be trained; leave one out of the "
+                                "groups with freeze");
 }
 
 /* ---- what holds for a group ---- */

@@ -38,6 +38,9 @@ typedef struct psd_groups {
 /* The job's rule, and its groups ("": none). PSD_ECONFIG with the column and the reason. */
 int psd_groups_parse(psd_groups_t *out, const char *rule, const char *groups, psd_err_t *err);
 
+/* Whether these are groups of some rule: all that can be said of them without it. PSD_ECONFIG as psd_groups_parse. */
+int psd_groups_check(const char *groups, psd_err_t *err);
+
 /* Only the rest, with this rule for tensors of any shape. */
 psd_groups_t psd_groups_alone(const psd_rule_t *rule);
 
@@ -52,8 +55,8 @@ char *psd_groups_print(const psd_groups_t *self, char text[PSD_GROUPS_TEXT]);
 uint8_t psd_groups_of(const psd_groups_t *self, const char *name, const psd_shape_t *shape);
 
 /* Find the group of each of n tensors: group_of[i] is its index. `name` is the first one's name, the next one's lies `stride`
- * bytes further. `tensor`: their shapes; tensors whose rule needs them whole are marked so. PSD_ECONFIG if a pattern matches no
- * tensor that an earlier group has not taken: it is probably a mistake. */
+ * bytes further. `tensor`: their shapes; tensors whose rule needs them whole are marked so. PSD_ECONFIG if a pattern other than
+ * `*` matches no tensor that an earlier group has not taken, or if all tensors are frozen: it is probably a mistake. */
 int psd_groups_assign(const psd_groups_t *self, const char *name, size_t stride, psd_extent_t *tensor, size_t n, uint8_t *group_of,
                       psd_err_t *err);
 

@@ -116,10 +116,11 @@ static int check_votes(const psd_rule_t *its, const psd_rule_t *rule, psd_err_t 
                        psd_rule_votes(rule) ? rule->opt->name : its->opt->name);
 }
 
-/* Make the group of what it says. */
+/* Make the group of what it says; with `rule` NULL, of some job's rule, only as far as it does not depend on that. */
 static int make_group(psd_group_t *group, const psd_rule_t *rule, const said_t *said, psd_err_t *why)
 {
-    group->rule = *rule;
+    if (rule)
+        group->rule = *rule;
     group->lr_mult = said->has[LR_MULT] ? said->value[LR_MULT] : 1;
     group->clips = !said->has[CLIP] || said->value[CLIP] > 0;
     group->freezes = said->has[FREEZE] && said->value[FREEZE] > 0;
@@ -128,7 +129,9 @@ static int make_group(psd_group_t *group, const psd_rule_t *rule, const said_t *
     if (group->freezes)
         return psd_rule_parse(&group->rule, "sgd(lr=0)", why);
     int rc = *said->optimizer ? psd_rule_parse(&group->rule, said->optimizer, why) : PSD_OK;
-    if (!rc && said->has[LOOKAHEAD])
+    if (rc || !rule)
+        return rc;
+    if (said->has[LOOKAHEAD])
         rc = psd_rule_wrap(&group->rule, said->value[LOOKAHEAD] > 0, rule, why);
     rc = rc || !*said->changes ? rc : psd_rule_change(&group->rule, said->changes, why);
     return rc ? rc : check_votes(&group->rule, rule, why);
@@ -201,6 +204,30 @@ static int read_group(psd_scanner_t *p, psd_groups_t *out, const psd_rule_t *rul
     return PSD_OK;
 }
 
+static int read_groups(psd_scanner_t *p, psd_groups_t *out, const psd_rule_t *rule)
+{
+    int rc;
+    psd_scanner_skip_spaces(p);
+    while (*p->at) {
+        if (out->n == PSD_MAX_GROUPS - 1)
+            return psd_scanner_fail(p, p->at, "a job has at most %d groups", PSD_MAX_GROUPS - 1);
+        if ((rc = read_group(p, out, rule)))
+            return rc;
+        psd_scanner_skip_spaces(p);
+        if (*p->at && !psd_scanner_take(p, ';'))
+            return psd_scanner_expected(p, "';' between two groups");
+        psd_scanner_skip_spaces(p);
+    }
+    return PSD_OK;
+}
+
+int psd_groups_check(const char *groups, psd_err_t *err)
+{
+    psd_scanner_t p = { .what = "groups", .text = groups, .at = groups, .err = err };
+    psd_groups_t read = { .n = 0 };
+    return read_groups(&p, &read, NULL);
+}
+
 int psd_groups_parse(psd_groups_t *out, const char *rule_text, const char *groups, psd_err_t *err)
 {
     psd_scanner_t p = { .what = "groups", .text = groups, .at = groups, .err = err };
@@ -208,19 +235,9 @@ int psd_groups_parse(psd_groups_t *out, const char *rule_text, const char *group
     psd_rule_t rule;
     char text[PSD_GROUPS_TEXT];
     int rc = psd_rule_parse(&rule, rule_text, err);
+    rc = rc ? rc : read_groups(&p, &read, &rule);
     if (rc)
         return rc;
-    psd_scanner_skip_spaces(&p);
-    while (!rc && *p.at) {
-        if (read.n == PSD_MAX_GROUPS - 1)
-            return psd_scanner_fail(&p, p.at, "a job has at most %d groups", PSD_MAX_GROUPS - 1);
-        if ((rc = read_group(&p, &read, &rule)))
-            return rc;
-        psd_scanner_skip_spaces(&p);
-        if (*p.at && !psd_scanner_take(&p, ';'))
-            return psd_scanner_expected(&p, "';' between two groups");
-        psd_scanner_skip_spaces(&p);
-    }
     read.at[read.n++] = psd_groups_alone(&rule).at[0];
     read.n_said = read.n;
     psd_err_t why = { 0 };

@@ -75,7 +75,7 @@ static int look_at_data(const psd_options_t *options)
     psd_err_t err = { 0 };
     psd_setup_t setup;
     psd_inheritance_t *fits = NULL;
-    if (psd_setup_load(&setup, options, &err) == PSD_OK && setup.state.n)
+    if (psd_setup_load(&setup, options, &err) == PSD_OK && psd_setup_check_groups(&setup, options, &err) == PSD_OK && setup.state.n)
         fits =
             psd_statefile_fit(&setup.state, setup.model, psd_options_string(options, PSD_OPT_optimizer),
                               psd_options_string(options, PSD_OPT_groups), psd_options_bool(options, PSD_OPT_init_partial), &err);

@@ -113,7 +113,7 @@ sim_config_t sim_config_of_seed(uint64_t seed)
                                           "t0(optimizer=lamb(lr=0.02), lr_mult=0.25)" };
     uint64_t grouping = seed ^ 0x6409;
     const uint64_t group = psd_splitmix64(&grouping) % 15;
-    if (group < (config.mode[0] == 'a' ? 3 : 5) && (group != 3 || config.tensors > 2) &&
+    if (group < (config.mode[0] == 'a' ? 3 : 5) && (group != 3 || config.tensors > 2) && (group != 1 || config.tensors > 1) &&
         (group < 2 || !strstr(config.rule, "dlion")) && (group % 3 || !strstr(config.rule, "prodigy")))
         config.groups = groups[group];
     config.reduce = psd_splitmix64(&grouping) % 4 ? PSD_REDUCE_MEAN_SAMPLES : 1 + psd_splitmix64(&grouping) % 2;

@@ -124,6 +124,12 @@ file 65 1:15 'bad.csv:2' 'data: {train: csv:bad.csv}\nmodel: {kind: linear}\n'
 file 78 1:12 'optimizer lamb needs sums over whole tensors|set sync.mode to bsp' 'optimizer: lamb(lr=1e-3)\nsync: {mode: asp}\n'
 file 78 1:9 'optimizer muon steps whole tensors' 'groups: [{match: "*", optimizer: "muon(lr=1e-3)"}]\nsync: {mode: asp}\n'
 file 78 1:31 'sync.accumulate is 4, but sync.mode asp has no rounds' 'sync: {mode: asp, accumulate: 4}\n'
+file 78 2:9 'groups: conv* matches no tensor of the model, which has fc1.weight, fc1.bias' 'data: {train: glyphs:100}\ngroups: [{match: "conv*", lr: 1}]\n'
+file 78 2:9 'groups: earlier groups take all tensors that fc1.bias matches: fc1.bias|put it before them' 'data: {train: glyphs:100}\ngroups: [{match: "*.bias", lr: 1}, {match: fc1.bias, lr: 2}]\n'
+file 78 2:9 'every tensor of the model is frozen, so nothing would be trained' 'data: {train: glyphs:100}\ngroups: [{match: "*", freeze: true}]\n'
+# A model of a program may have any tensors.
+printf 'groups: [{match: "conv*", lr: 1}]\n' >job.yaml
+"$bin/psdctl" config check job.yaml 2>err || miss "groups of a program's model are refused: $(cat err)"
 # All mistakes of a file come in one run.
 printf 'servers: 0\nlease: 3\nseeed: 1\n' >job.yaml
 refused 78 'job.yaml:1:10: |job.yaml:2:8: |job.yaml:3:1: ' psdctl config check job.yaml
@@ -137,6 +143,9 @@ refused 64 'unknown option --frobnicate|--help lists them all' psd --frobnicate
 refused 64 'unknown option --leese|did you mean --lease?' psd --leese=3s
 refused 64 'unknown option --serv|did you mean --servers?' psd --serv=2
 refused 64 'unknown option --data_batch|did you mean --data-batch?' psd-worker --data_batch=2
+refused 64 '--groups: groups, column 8: expected an argument' psdctl config check '--groups=*.bias('
+refused 64 '--schedule: schedule, column 8: expected the name of an argument' psdctl config check '--schedule=cosine('
+refused 78 "--groups: groups, column 1: group *.bias: values, column 1: unknown argument 'momentum' of adam" psdctl config check --optimizer=adam '--groups=*.bias(momentum=0)'
 refused 64 'unknown option -j|--help' psd-worker -j tcp://x:1
 refused 64 '--data-train is an option of psd-worker|in the job file, data.train is fine' psd --data-train=glyphs
 refused 64 '--optimizer is an option of psd|in the job file' psd-worker --optimizer=sgd

@@ -149,9 +149,39 @@ Test(groups, one_that_has_no_tensor_is_an_error_that_names_what_there_is)
     cr_expect_eq(psd_groups_assign(&g, *names, sizeof *names, tensor, 3, group_of, &err), PSD_ECONFIG);
     cr_expect_str_eq(err.text, "groups: conv* matches no tensor of the model, which has fc.weight, fc.bias, out.bias; correct the "
                                "pattern, or leave the group out");
-    g = read_groups("adam", "*(lr=1); out*(lr=2)");
-    cr_expect_eq(psd_groups_assign(&g, *names, sizeof *names, tensor, 3, group_of, &err), PSD_OK);
+    g = read_groups("adam", "*.bias(lr=1); out*(lr=2)");
+    cr_expect_eq(psd_groups_assign(&g, *names, sizeof *names, tensor, 3, group_of, &err), PSD_ECONFIG);
     cr_expect_eq(group_of[2], 0, "an earlier group that matches takes the tensor");
+    cr_expect_str_eq(err.text,
+                     "groups: earlier groups take all tensors that out* matches: out.bias; put it before them, or leave it "
+                     "out");
+    g = read_groups("adam", "*.bias(lr=1); fc.*(lr=2); *(lr=3)");
+    cr_expect_eq(psd_groups_assign(&g, *names, sizeof *names, tensor, 3, group_of, &err), PSD_OK,
+                 "a star is for all others, if any");
+}
+
+Test(groups, those_that_freeze_every_tensor_are_an_error)
+{
+    const char names[2][16] = { "w", "b" };
+    psd_extent_t tensor[2] = { { .n = 6 }, { .n = 2 } };
+    uint8_t group_of[2];
+    psd_err_t err = { 0 };
+    psd_groups_t g = read_groups("adam", "w(freeze=1)");
+    cr_expect_eq(psd_groups_assign(&g, *names, sizeof *names, tensor, 2, group_of, &err), PSD_OK);
+    g = read_groups("adam", "w(freeze=1); *(freeze=1)");
+    cr_expect_eq(psd_groups_assign(&g, *names, sizeof *names, tensor, 2, group_of, &err), PSD_ECONFIG);
+    cr_expect_str_eq(err.text,
+                     "groups: every tensor of the model is frozen, so nothing would be trained; leave one out of the groups "
+                     "with freeze");
+}
+
+Test(groups, what_is_no_group_of_any_rule_is_found_without_the_jobs)
+{
+    static const char *const wrong[] = { "*.bias(", "a(lr_mult=x)", "a(optimizer=adamm)", "a(freeze=1, lr=2)", "a(lr=1); a(lr=2)" };
+    psd_err_t err;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        cr_expect_eq(psd_groups_check(wrong[i], &err), PSD_ECONFIG, "%s", wrong[i]);
+    cr_expect_eq(psd_groups_check("a(momentum=0.5); b(beta1=0.5, lookahead=1); c(optimizer=sgd)", &err), PSD_OK, "%s", err.text);
 }
 
 Test(groups, each_has_its_own_base_rate_on_one_schedule)

@@ -357,5 +357,7 @@ void psd_check_data(psd_findings_t *findings, const psd_options_t *o, bool has_j
         psd_finding(findings, PSD_VERDICT_OK, "data", "", "%s: %zu rows of %zu features; a model of %zu tensors",
                     psd_options_string(o, PSD_OPT_data_train), setup.train->n_rows, setup.train->n_features,
                     psd_model_n_params(setup.model));
+    if (!err.code && psd_setup_check_groups(&setup, o, &err) != PSD_OK)
+        psd_finding(findings, PSD_VERDICT_BAD, "groups", "the servers would refuse the model", "%s", err.text);
     psd_setup_clear(&setup);
 }
