@@ -59,12 +59,25 @@ static psd_dataset_t *load_files(const psd_reader_t *reader, const char *path, c
     return self;
 }
 
-static void refuse_format(const char *spec, psd_err_t *err)
+int psd_dataset_check_format(const char *spec, psd_err_t *err)
 {
-    char names[128] = "";
+    char names[128] = "", such[240] = "";
+    const char *dot = strrchr(spec, '.');
+    if (find(spec, strcspn(spec, ":")))
+        return PSD_OK;
     for (size_t i = 0, n = 0; i < sizeof readers / sizeof *readers && n < sizeof names; i++)
         n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", readers[i]->name);
-    psd_err_set(err, PSD_ECONFIG, "data set '%.200s': write FORMAT:FILE with a format of %s", spec, names);
+    if (dot && psd_dataset_reader(dot + 1))
+        snprintf(such, sizeof such, ", such as %s:%.200s", dot + 1, spec);
+    return psd_err_set(err, PSD_ECONFIG, "data set '%.200s': write FORMAT:FILE with a format of %s%s", spec, names, such);
+}
+
+bool psd_dataset_has_one_class(const psd_dataset_t *self)
+{
+    size_t i = 1;
+    while (i < self->n_rows && self->label[i] == self->label[0])
+        i++;
+    return self->kind == PSD_LABEL_CLASS && i == self->n_rows;
 }
 
 /* An option of tables that this reader has no use for; NULL: there is none. */
@@ -93,10 +106,8 @@ psd_dataset_t *psd_dataset_load(const char *spec, const psd_dataset_options_t *o
     size_t n = strcspn(spec, ":");
     const psd_reader_t *reader = find(spec, n);
     const char *where = spec[n] ? spec + n + 1 : "";
-    if (!reader) {
-        refuse_format(spec, err);
+    if (psd_dataset_check_format(spec, err))
         return NULL;
-    }
     if (!reader->needs_labels && options->labels && *options->labels) {
         psd_err_set(err, PSD_ECONFIG, "data set '%s' keeps its labels itself; leave data.%s out", spec,
                     options->train ? "test_labels" : "labels");

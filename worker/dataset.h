@@ -37,7 +37,6 @@ struct psd_dataset {
     size_t first_class;       /* of PSD_LABEL_CLASS: the smallest label; 0 unless classes are counted from 1, or some are missing */
     size_t n_skipped;         /* rows of the file that data.na left out */
     size_t n_unknown;         /* words that the training set does not have, and that so have no feature */
-    uint64_t names_hash;      /* csv with a header: of the feature columns' names in their order; else 0 */
     bool minus_one;           /* labels were -1 and +1 in the file, and are 0 and 1 here */
     bool unlabelled;          /* rows to be predicted: there are no labels, and `label` is 0 */
     psd_encoding_t *encoding; /* of a training set that is a table: how its columns became features; else NULL */
@@ -81,6 +80,12 @@ psd_dataset_t *psd_dataset_load(const char *spec, const psd_dataset_options_t *o
 
 /* Whether sets of that name are tables, whose columns become features by an encoding. */
 bool psd_dataset_needs_encoding(const char *spec);
+
+/* PSD_ECONFIG, with the formats that there are, when it does not begin with one. */
+int psd_dataset_check_format(const char *spec, psd_err_t *err);
+
+/* Whether its rows, classes, are all of one class: a model would learn to say always that. */
+bool psd_dataset_has_one_class(const psd_dataset_t *self);
 
 /* Free it and set `*self_p` to NULL; NULL inside is fine. */
 void psd_dataset_destroy(psd_dataset_t **self_p);

@@ -148,7 +148,8 @@ static int add_member(const psd_bytes_t *file, const member_t *m, psd_npz_t *out
     if (rc)
         return rc;
     if (!is_array || memchr(m->name, '\0', m->n_name))
-        return damaged(file, "a member is not a .npy file", err);
+        return damaged(file, "a member is not a .npy file, as in what torch.save writes (save the state_dict with numpy.savez)",
+                       err);
     psd_npz_array_t *member = &out->member[out->n++];
     *member = (psd_npz_array_t){ .name = strndup((const char *)m->name, m->n_name - 4) };
     return member->name ? read_member(file, m, member, err) : psd_err_set(err, PSD_ENOMEM, "%s: no memory to read it", file->name);

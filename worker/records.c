@@ -131,16 +131,22 @@ bool psd_field_is(const psd_field_t *untrimmed, const char *name)
     return at == field.end && name == end;
 }
 
+const char *psd_field_copy(const psd_field_t *field, char *out)
+{
+    for (const char *at = field->at; at < field->end; at++) {
+        *out++ = *at;
+        if (*at == '"' && at + 1 < field->end && at[1] == '"')
+            at++;
+    }
+    *out = '\0';
+    return out;
+}
+
 char *psd_field_text(const psd_field_t *untrimmed)
 {
     const psd_field_t field = psd_field_trimmed(*untrimmed);
-    char *text = malloc((size_t)(field.end - field.at) + 1), *to = text;
-    for (const char *at = field.at; text && at < field.end; at++) {
-        *to++ = *at;
-        if (*at == '"' && at + 1 < field.end && at[1] == '"')
-            at++;
-    }
+    char *text = malloc((size_t)(field.end - field.at) + 1);
     if (text)
-        *to = '\0';
+        psd_field_copy(&field, text);
     return text;
 }

@@ -44,5 +44,9 @@ psd_field_t psd_field_trimmed(psd_field_t field);
 /* Whether the field, trimmed and with its doubled quotes made single, is `name`, of which blanks around do not count. */
 bool psd_field_is(const psd_field_t *field, const char *name);
 
+/* Write what it holds, with doubled quotes made single and a 0 at its end, to `out`, which has room for it as it stands and the 0.
+ * Returns the end. */
+const char *psd_field_copy(const psd_field_t *field, char *out);
+
 /* What it holds, trimmed, with doubled quotes made single; the caller frees it. NULL: no memory. */
 char *psd_field_text(const psd_field_t *field);

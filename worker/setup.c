@@ -39,9 +39,26 @@ static void tell(const psd_setup_t *self, const psd_options_t *o)
                      "words=%zu reason=\"the test set has words that the training set does not have; they have no "
                      "feature\"",
                      test->n_unknown);
+    if (psd_dataset_has_one_class(train))
+        psd_log_warn("data.one_class", "class=%.0f rows=%zu reason=\"all rows that are trained on are of one class\"",
+                     (double)train->label[0], train->n_rows);
     if (train->first_class == 1 && train->n_classes > 2)
         psd_log_warn("data.classes", "labels=1..%zu classes=%zu reason=\"classes count from 0: class 0 never occurs\"",
                      train->n_classes - 1, train->n_classes);
+}
+
+/* Rows of which none counts can neither be trained on nor judge. */
+static int check_weights(const psd_dataset_t *set, const char *which, const psd_options_t *o, psd_err_t *err)
+{
+    size_t i = 0;
+    while (set && set->weight && i < set->n_rows && !(set->weight[i] > 0))
+        i++;
+    if (!set || !set->weight || i < set->n_rows)
+        return PSD_OK;
+    psd_err_set(err, PSD_EDATA,
+                "the weights of all %zu %s rows are 0, so none of them counts; is data.weight_column the right one?", set->n_rows,
+                which);
+    return blame(o, PSD_OPT_data_weight_column, err);
 }
 
 /* With a test set, held-out rows are for choosing hyper-parameters; without one, they are the test set. */
@@ -139,7 +156,8 @@ static int load_data(psd_setup_t *self, psd_dataset_t *frame, const psd_options_
         return blame(o, PSD_OPT_data_test, err);
     if (self->test && self->test->unlabelled)
         return psd_err_set(err, PSD_EDATA, "%s: it has no labels", test_spec(o)), blame(o, PSD_OPT_data_test, err);
-    if ((rc = hold_out(self, o, err)))
+    if ((rc = hold_out(self, o, err)) || (rc = check_weights(self->train, "training", o, err)) ||
+        (rc = check_weights(self->test, "test", o, err)) || (rc = check_weights(self->held, "held-out", o, err)))
         return rc;
     if (!self->test && psd_options_uint(o, PSD_OPT_stop_patience))
         return psd_err_set(err, PSD_ECONFIG,

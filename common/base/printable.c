@@ -44,15 +44,17 @@ size_t psd_printable_character(const char *text, size_t n)
     return size && is_harmless(code) ? size : 0;
 }
 
-bool psd_is_utf8(const char *text)
+bool psd_are_utf8(const char *text, size_t n)
 {
-    const char *end = text + strlen(text);
+    const char *end = text + n;
     unsigned code;
     for (size_t size; text < end; text += size)
         if (!(size = decode(text, (size_t)(end - text), &code)))
             return false;
     return true;
 }
+
+bool psd_is_utf8(const char *text) { return psd_are_utf8(text, strlen(text)); }
 
 static size_t escape(char out[8], unsigned char byte)
 {

@@ -14,3 +14,6 @@ size_t psd_printable_character(const char *text, size_t n);
 
 /* Whether the whole text is valid UTF-8, shown or not. */
 bool psd_is_utf8(const char *text);
+
+/* The same of `n` bytes. */
+bool psd_are_utf8(const char *text, size_t n);

@@ -197,6 +197,26 @@ static int read_at(const psd_safetensors_t *self, void *to, size_t n_bytes, uint
     return PSD_OK;
 }
 
+/* What else the file is, if psd knows it, and what to do. */
+static int refuse_format(const psd_safetensors_t *self, uint64_t n_file, uint64_t length, psd_err_t *err)
+{
+    unsigned char start[128] = { 0 };
+    read_at(self, start, n_file < sizeof start ? (size_t)n_file : sizeof start, 0, NULL);
+    const bool is_zip = !memcmp(start, "PK\3\4", 4);
+    if (start[0] == 0x80 || (is_zip && memmem(start, sizeof start, "/data.pkl", 9)))
+        return psd_err_set(
+            err, PSD_EDATA,
+            "%s was written by torch.save; save the state_dict as safetensors, or as npz with numpy.savez, and convert "
+            "that: psdctl import --from=FILE --to=%.100s.safetensors",
+            self->path, self->path);
+    if (is_zip)
+        return psd_err_set(err, PSD_EDATA, "%s is an npz archive; convert it: psdctl import --from=%.150s --to=%.150s.safetensors",
+                           self->path, self->path, self->path);
+    return psd_err_set(err, PSD_EDATA,
+                       "%s: a header of %" PRIu64 " bytes in a file of %" PRIu64 ": it is damaged, or not a safetensors file",
+                       self->path, length, n_file);
+}
+
 static int read_header(psd_safetensors_t *self, uint64_t n_file, psd_err_t *err)
 {
     uint64_t length;
@@ -206,7 +226,7 @@ static int read_header(psd_safetensors_t *self, uint64_t n_file, psd_err_t *err)
     if (rc)
         return rc;
     if (length > PSD_MAX_ST_HEADER || length > n_file - LENGTH)
-        return psd_err_set(err, PSD_EDATA, "%s: a header of %" PRIu64 " bytes in a file of %" PRIu64, self->path, length, n_file);
+        return refuse_format(self, n_file, length, err);
     self->n_bytes = (size_t)(LENGTH + length);
     self->n_data = n_file - self->n_bytes;
     if (!(self->bytes = malloc(self->n_bytes)))

@@ -118,6 +118,16 @@ file 78 1:32 'model.layers starts with 100, but the training set has 784 feature
 file 78 1:32 'model.layers ends with 9, but the training set asks for 10 outputs' 'model: {kind: softmax, layers: [784, 9]}\ndata: {train: glyphs:100}\n'
 file 78 1:15 'is for 2 classes' 'model: {kind: logistic}\ndata: {train: glyphs:100}\n'
 file 78 2:16 'stop.target is set, but there is no test set|set data.test' "data: {train: 'csv:$source/deploy/examples/linear.csv'}\nstop: {target: 0.5}\nmodel: {kind: linear}\n"
+printf 'a,w,y\n1,0,0\n2,0,1\n' >zero.csv
+file 65 1:46 'the weights of all 2 training rows are 0' "data: {train: 'csv:zero.csv', weight_column: w}\n"
+printf 'a,w,y\n1,1,0\n2,0,1\n' >some.csv
+file 65 1:68 'the weights of all 2 test rows are 0' "data: {train: 'csv:some.csv', test: 'csv:zero.csv', weight_column: w}\n"
+printf 'PK\003\004%0200d' 0 >net.npz
+file 65 2:7 'net.npz is an npz archive; convert it: psdctl import --from=' 'data: {train: glyphs:100}\ninit: net.npz\n'
+printf 'PK\003\004%026dnet/data.pkl%0200d' 0 0 >net.pt
+file 65 2:7 'net.pt was written by torch.save; save the state_dict as safetensors, or as npz|psdctl import' 'data: {train: glyphs:100}\ninit: net.pt\n'
+printf '\200\002%0200d' 0 >old.pt
+file 65 2:7 'old.pt was written by torch.save' 'data: {train: glyphs:100}\ninit: old.pt\n'
 printf 'a,b\n1,x\n' >bad.csv
 file 65 1:15 'bad.csv:2' 'data: {train: csv:bad.csv}\nmodel: {kind: linear}\n'
 # What only a server refuses is found by config check too.

@@ -71,6 +71,9 @@ finds 0 "$source/deploy/examples/glyphs.yaml" "${addresses[@]}" <<'END'
 END
 printf 'servers: 999\n' >bad.yaml
 finds 1 bad.yaml <<<'^bad +job +bad.yaml:1:10: servers is 999; it takes 1 to 256'
+printf 'a,b,y\n1,2,1\n3,4,1\n' >one.csv
+finds 0 "${addresses[@]}" --data-train=csv:one.csv --model-kind=logistic --model-layers= --data-batch=2 --workers-min=1 \
+    <<<'^warn +data +csv:one.csv: all 2 rows that are trained on are of one class'
 finds 1 "${any[@]}" '--groups=conv*(lr=1)' <<<'^bad +groups +--groups: groups: conv\* matches no tensor of the model'
 finds 1 "${addresses[@]}" --data-train=csv:none.csv <<<'^bad +data +--data-train: none.csv: No such file'
 printf 'a,b,y\n1,2,0\n,3,1\n2,,0\n4,5,1\n' >holes.csv

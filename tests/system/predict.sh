@@ -63,6 +63,8 @@ refused 65 "less.csv:1: no column is named 'age', which the model was trained on
 printf '1 1:2\n' >rows.svm
 refused 65 'the model was trained on the columns of a table' "$bin/psdctl" predict job.yaml --rows=libsvm:rows.svm
 refused 65 'tensor fc1.weight is [1, 4] there, but [2, 4] in the model' "$bin/psdctl" predict job.yaml --rows=csv:new.csv --model-kind=softmax
+refused 64 "--rows: data set 'new.csv': write FORMAT:FILE with a format of" "$bin/psdctl" predict job.yaml --rows=new.csv
+refused 64 'such as csv:new.csv' "$bin/psdctl" predict job.yaml --rows=new.csv
 refused 64 'a model is missing' "$bin/psdctl" predict job.yaml --rows=csv:new.csv --save=
 refused 66 'nowhere.safetensors' "$bin/psdctl" predict job.yaml --rows=csv:new.csv --weights=nowhere.safetensors
 refused 65 '1 rows have a missing value' "$bin/psdctl" predict job.yaml --rows=csv:new.csv --data-na=skip

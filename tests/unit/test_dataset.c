@@ -42,6 +42,11 @@ Test(dataset, an_unknown_format_is_refused_with_the_list_of_formats)
     cr_assert_eq(err.code, PSD_ECONFIG);
     cr_assert_str_eq(err.text,
                      "data set 'parquet:x': write FORMAT:FILE with a format of idx, libsvm, csv, vw, criteo, npy, glyphs");
+    cr_assert_eq(psd_dataset_check_format("a/x.csv", &err), PSD_ECONFIG);
+    cr_assert_str_eq(err.text,
+                     "data set 'a/x.csv': write FORMAT:FILE with a format of idx, libsvm, csv, vw, criteo, npy, glyphs, such "
+                     "as csv:a/x.csv");
+    cr_assert_eq(psd_dataset_check_format("csv:x", &err), PSD_OK);
 }
 
 Test(dataset, a_file_that_is_not_there_is_missing_input)
@@ -706,8 +711,16 @@ Test(csv, a_test_set_with_its_columns_in_another_order_is_refused)
     psd_dataset_t *test = parse_text("csv", "a,y,b\n1,0,3\n", options);
     cr_assert_not_null(test, "the label may stand elsewhere: %s", err.text);
     psd_dataset_destroy(&test);
-    refused("csv", "y,b,a\n1,2,3\n", options, "f:1: the columns have other names, or another order, than the training set's");
-    refused("csv", "y,a\n1,2\n", options, "f:1: 1 features, the training set has 2; give both the same columns");
+    refused("csv", "y,b,a\n1,2,3\n", options,
+            "f:1:3: 'b' stands in another place than in the training set; give both files the same order of columns");
+    refused("csv", "y,a\n1,2\n", options, "f:1: no column is named 'b', which the training set has; add it");
+    refused("csv", "y,a,c\n1,2,3\n", options,
+            "f:1:5: 'c' is not a feature of the training set; remove it, or if both files have it, leave it out with data.drop");
+    refused("csv", "y,a,b,c\n1,2,3,4\n", options,
+            "f:1:7: 'c' is not a feature of the training set; remove it, or if both files have it, leave it out with data.drop");
+    options.header = false;
+    options.label_column = "0";
+    refused("csv", "1,2\n", options, "f:1: 1 features, the training set has 2; give both the same columns");
     psd_dataset_destroy(&train);
 }
 
@@ -775,6 +788,28 @@ Test(csv, a_missing_number_is_the_mean_and_a_missing_word_one_of_its_own)
     refused("csv", "age,work,city,y\nold,a,Rome,no\n", options,
             "f:2:1: 'old' is not a number, as it was in the training set; correct it, or leave its row out");
     psd_dataset_destroy(&set);
+}
+
+Test(csv, doubled_quotes_are_single_in_words_and_in_classes)
+{
+    psd_dataset_options_t options = {
+        .header = true, .categorical = (const char *const[]){ "*" }, .n_categorical = 1, .one_hot = 9
+    };
+    psd_dataset_t *set = parse_text("csv", "w,y\n\"a \"\"b\"\"\",\"\"\"no\"\"\"\n\"\"\"\"\"\",yes\n", options);
+    cr_assert_not_null(set, "%s", err.text);
+    cr_assert_eq(set->encoding->column[0].n_words, 2);
+    cr_expect_str_eq(set->encoding->column[0].word[0], "\"\"");
+    cr_expect_str_eq(set->encoding->column[0].word[1], "a \"b\"");
+    cr_expect_str_eq(set->encoding->class_word[0], "\"no\"");
+    psd_dataset_destroy(&set);
+}
+
+Test(csv, words_and_names_that_are_not_utf_8_are_refused_at_their_place_hashed_or_not)
+{
+    psd_dataset_options_t options = { .header = true, .categorical = (const char *const[]){ "w" }, .n_categorical = 1 };
+    refused("csv", "w,y\na,0\nr\xf6t,1\n", options, "f:3:1: 'r\\xf6t' is not UTF-8; save the file as UTF-8");
+    options.n_categorical = 0;
+    refused("csv", "a,\xf6,y\n1,2,0\n", options, "f:1:3: '\\xf6' is not UTF-8; save the file as UTF-8");
 }
 
 Test(csv, a_column_of_more_words_than_one_hot_is_hashed)
@@ -869,6 +904,10 @@ Test(csv, rows_to_be_predicted_have_their_columns_anywhere_and_need_no_label)
     cr_expect_eq(set->label[0], 1);
     psd_dataset_destroy(&set);
     refused("csv", "city,work\nOslo,b\n", options, "f:1: no column is named 'age', which the model was trained on; add it");
+    options.na = PSD_NA_ERROR; /* skip would leave a row without a prediction */
+    refused("csv", "city,age,work\nOslo,,b\n", options, "f:2:6: '' is a missing value; set data.na to zero or mean, or fill it in");
+    refused("csv", "y,city,age,work\n,Oslo,1,b\n", options, "f:2:1: '' is a missing label; fill it in, or leave the column out");
+    options.na = PSD_NA_ZERO;
     psd_dataset_destroy(&train);
     /* Without a header: all columns, or only the features. */
     options = (psd_dataset_options_t){ .label_column = "0", .drop = (const char *const[]){ "1" }, .n_drop = 1 };

@@ -32,7 +32,9 @@ static int miss(const parser_t *self, psd_text_word_t field, bool *skip, psd_err
 {
     *skip = *skip || self->options->na == PSD_NA_SKIP;
     return self->options->na == PSD_NA_ERROR
-               ? refuse(self, field, err, "is a missing value, as the format has many; set data.na to zero, mean or skip")
+               ? refuse(self, field, err,
+                        self->options->predicts ? "is a missing value, as the format has many; set data.na to zero or mean"
+                                                : "is a missing value, as the format has many; set data.na to zero, mean or skip")
                : PSD_OK;
 }
 

@@ -5,17 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 #include "common/base/array.h"
+#include "common/base/printable.h"
 #include "common/base/words.h"
 #include "worker/labels.h"
 #include "worker/records.h"
 #include "worker/table.h"
 #include "worker/text.h"
 
-#define NONE SIZE_MAX
+#define NONE     SIZE_MAX
+#define NOT_UTF8 "is not UTF-8; save the file as UTF-8"
 
 /* What a column of the file is. */
 typedef enum role { FEATURE, LABEL, WEIGHT, DROPPED } role_t;
@@ -30,6 +30,8 @@ typedef struct parser {
     psd_lexicon_t *classes; /* where the labels of a training set are words */
     uint32_t *class_of;     /* the class of each row */
     size_t room_class, room_weight;
+    char *single;        /* the words that had doubled quotes, without; NULL: there was none yet */
+    char *single_end;    /* behind the last of them */
     size_t n_columns;    /* fields of the first record, and so of all; 0: none read yet */
     size_t label_column; /* its number; NONE: no label, allowed only for rows to be predicted */
     role_t *role;        /* of each column */
@@ -211,21 +213,6 @@ static int check_names(parser_t *self, psd_err_t *err)
     return rc;
 }
 
-/* A hash of the names of the feature columns, so that a test set with another order of columns is noticed. */
-static uint64_t hash_names(const parser_t *self)
-{
-    XXH3_state_t state;
-    XXH3_64bits_reset(&state);
-    for (size_t i = 0; i < self->records.n_fields; i++) {
-        if (self->role[i] != FEATURE)
-            continue;
-        const psd_field_t name = psd_field_trimmed(self->records.field[i]);
-        XXH3_64bits_update(&state, name.at, (size_t)(name.end - name.at));
-        XXH3_64bits_update(&state, "", 1); /* no name has this byte */
-    }
-    return XXH3_64bits_digest(&state);
-}
-
 /* A guess at the true delimiter: the usual one that occurs most often in the line. */
 static int one_column(const parser_t *self, psd_err_t *err)
 {
@@ -347,6 +334,8 @@ static int lay_out(parser_t *self, psd_err_t *err)
         self->feature[i] = n++;
         if (!(column->name = name_of(self, i)))
             rc = psd_err_set(err, PSD_ENOMEM, "no memory for the names of %zu columns", self->n_columns);
+        else if (!psd_is_utf8(column->name))
+            rc = refuse(self, &self->records.field[i], err, NOT_UTF8);
     }
     if (!rc && !(encoding->label = name_of(self, self->label_column)))
         rc = psd_err_set(err, PSD_ENOMEM, "no memory for the names of %zu columns", self->n_columns);
@@ -364,6 +353,45 @@ static int lay_out(parser_t *self, psd_err_t *err)
     return rc;
 }
 
+/* The feature of the training set with this name; NULL: it has none. */
+static const psd_table_column_t *feature_called(const psd_encoding_t *encoding, const psd_field_t *field)
+{
+    for (size_t j = 0; j < encoding->n_columns; j++)
+        if (psd_field_is(field, encoding->column[j].name))
+            return &encoding->column[j];
+    return NULL;
+}
+
+static bool has_feature(const parser_t *self, const char *name)
+{
+    for (size_t i = 0; i < self->n_columns; i++)
+        if (self->role[i] == FEATURE && psd_field_is(&self->records.field[i], name))
+            return true;
+    return false;
+}
+
+/* Whether the features have the names of the training set's, in their order. */
+static int compare_names(const parser_t *self, const psd_encoding_t *encoding, psd_err_t *err)
+{
+    size_t n = 0;
+    const psd_field_t *first = NULL; /* that differs */
+    for (size_t i = 0; i < self->n_columns && !first; i++)
+        if (self->role[i] == FEATURE &&
+            (n == encoding->n_columns || !psd_field_is(&self->records.field[i], encoding->column[n++].name)))
+            first = &self->records.field[i];
+    if (!first && n == encoding->n_columns)
+        return PSD_OK;
+    for (size_t i = 0; i < self->n_columns; i++)
+        if (self->role[i] == FEATURE && !feature_called(encoding, &self->records.field[i]))
+            return refuse(self, &self->records.field[i], err,
+                          "is not a feature of the training set; remove it, or if both files have it, leave it out with data.drop");
+    for (size_t j = 0; j < encoding->n_columns; j++)
+        if (!has_feature(self, encoding->column[j].name))
+            return psd_err_set(err, PSD_EDATA, "%s:%zu: no column is named '%.60s', which the training set has; add it", self->name,
+                               self->records.field[0].line, encoding->column[j].name);
+    return refuse(self, first, err, "stands in another place than in the training set; give both files the same order of columns");
+}
+
 /* For a test set: its columns are the training set's, in the same order. */
 static int follow(parser_t *self, psd_err_t *err)
 {
@@ -371,12 +399,11 @@ static int follow(parser_t *self, psd_err_t *err)
     psd_encoding_t *encoding = train->encoding;
     if (!encoding)
         return psd_err_set(err, PSD_EDATA, "%s is a table, but the training set is not; give both the same format", self->name);
+    if (self->options->header && compare_names(self, encoding, err))
+        return err->code;
     if (encoding->n_columns != self->set->n_features)
         return psd_err_set(err, PSD_EDATA, "%s:%zu: %zu features, the training set has %zu; give both the same columns", self->name,
                            self->records.field[0].line, self->set->n_features, encoding->n_columns);
-    if (train->names_hash != self->set->names_hash)
-        return psd_err_set(err, PSD_EDATA, "%s:%zu: the columns have other names, or another order, than the training set's",
-                           self->name, self->records.field[0].line);
     for (size_t i = 0, n = 0; i < self->n_columns; i++)
         if (self->role[i] == FEATURE) {
             self->is_word[i] = encoding->column[n].is_word;
@@ -464,7 +491,6 @@ static int begin(parser_t *self, psd_err_t *err)
         return psd_err_set(err, PSD_ECONFIG,
                            "%s: data.drop leaves %zu of %zu columns, where a label and at least one feature are needed", self->name,
                            self->n_kept, self->n_columns);
-    self->set->names_hash = self->options->header ? hash_names(self) : 0;
     return self->options->train ? follow(self, err) : lay_out(self, err);
 }
 
@@ -477,12 +503,19 @@ static int miss(const parser_t *self, const psd_field_t *field, role_t role, boo
         *skip = true;
         return PSD_OK;
     }
+    const bool predicts = self->options->predicts; /* skip would leave a row without a prediction */
     if (role == LABEL)
-        return refuse(self, field, err, "is a missing label; set data.na to skip, or fill it in");
+        return refuse(self, field, err,
+                      predicts ? "is a missing label; fill it in, or leave the column out"
+                               : "is a missing label; set data.na to skip, or fill it in");
     if (role == WEIGHT)
-        return refuse(self, field, err, "is a missing weight; set data.na to skip, or fill it in");
+        return refuse(self, field, err,
+                      predicts ? "is a missing weight; fill it in, or leave the column out"
+                               : "is a missing weight; set data.na to skip, or fill it in");
     if (self->options->na == PSD_NA_ERROR)
-        return refuse(self, field, err, "is a missing value; set data.na to zero, mean or skip, or fill it in");
+        return refuse(self, field, err,
+                      predicts ? "is a missing value; set data.na to zero or mean, or fill it in"
+                               : "is a missing value; set data.na to zero, mean or skip, or fill it in");
     return PSD_OK;
 }
 
@@ -507,8 +540,20 @@ static int parse_number(const parser_t *self, size_t column, float *out, bool *m
     return miss(self, field, self->role[column], skip, err);
 }
 
-/* The field as a word; a missing one is empty. */
-static int parse_word(const parser_t *self, size_t column, psd_field_t *out, bool *missing, bool *skip, psd_err_t *err)
+/* Make the doubled quotes of a word single. All words that have any are shorter than what is left of the file. */
+static int make_single(parser_t *self, psd_field_t *word, psd_err_t *err)
+{
+    if (!self->single && !(self->single = self->single_end = malloc((size_t)(self->records.end - word->at) + 1)))
+        return psd_err_set(err, PSD_ENOMEM, "%s: no memory for its words", self->name);
+    const char *at = self->single_end;
+    self->single_end += psd_field_copy(word, self->single_end) - at;
+    word->at = at;
+    word->end = self->single_end;
+    return PSD_OK;
+}
+
+/* The field as a word, with doubled quotes made single; a missing one is empty. */
+static int parse_word(parser_t *self, size_t column, psd_field_t *out, bool *missing, bool *skip, psd_err_t *err)
 {
     const psd_field_t *field = &self->records.field[column];
     *out = psd_field_trimmed(*field);
@@ -517,9 +562,12 @@ static int parse_word(const parser_t *self, size_t column, psd_field_t *out, boo
         out->end = out->at;
         return miss(self, field, self->role[column], skip, err);
     }
-    return memchr(out->at, '\0', (size_t)(out->end - out->at))
-               ? refuse(self, field, err, "holds a byte 0, and is not a word; leave its row out")
-               : PSD_OK;
+    const size_t n = (size_t)(out->end - out->at);
+    if (memchr(out->at, '\0', n))
+        return refuse(self, field, err, "holds a byte 0, and is not a word; leave its row out");
+    if (!psd_are_utf8(out->at, n))
+        return refuse(self, field, err, NOT_UTF8);
+    return memmem(out->at, n, "\"\"", 2) ? make_single(self, out, err) : PSD_OK;
 }
 
 static int add_label(parser_t *self, float *label, bool *skip, psd_err_t *err)
@@ -690,6 +738,7 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
     psd_table_clear(&parser.table);
     psd_lexicon_destroy(&parser.classes);
     free(parser.class_of);
+    free(parser.single);
     free(parser.role);
     free(parser.is_word);
     free(parser.is_log1p);

@@ -26,7 +26,9 @@ static int take_value(const psd_npy_t *self, size_t row, size_t column, const ps
         *skip = *skip || options->na == PSD_NA_SKIP;
         *out = options->na == PSD_NA_MEAN ? NAN : 0;
         return options->na == PSD_NA_ERROR
-                   ? refuse(self, row, column, err, "is NaN, a missing value; set data.na to zero, mean or skip, or fill it in")
+                   ? refuse(self, row, column, err,
+                            options->predicts ? "is NaN, a missing value; set data.na to zero or mean, or fill it in"
+                                              : "is NaN, a missing value; set data.na to zero, mean or skip, or fill it in")
                    : PSD_OK;
     }
     return fabs(value) <= (double)FLT_MAX ? PSD_OK : refuse(self, row, column, err, "is beyond the range of float32 (3.4e38)");

@@ -348,6 +348,10 @@ void psd_check_data(psd_findings_t *findings, const psd_options_t *o, bool has_j
                     "%s: %zu rows of %zu features; data.na=skip leaves out %zu with a missing value",
                     psd_options_string(o, PSD_OPT_data_train), setup.train->n_rows, setup.train->n_features,
                     setup.train->n_skipped);
+    else if (psd_dataset_has_one_class(setup.train))
+        psd_finding(findings, PSD_VERDICT_WARN, "data", "is data.label_column the right one, and are rows of other classes there?",
+                    "%s: all %zu rows that are trained on are of one class", psd_options_string(o, PSD_OPT_data_train),
+                    setup.train->n_rows);
     else if (setup.train->first_class == 1 && setup.train->n_classes > 2)
         psd_finding(findings, PSD_VERDICT_WARN, "data", "subtract 1 from each label",
                     "%s: %zu rows of %zu features; the labels are 1 to %zu, but classes count from 0: class 0 never occurs",

@@ -8,6 +8,7 @@
 #include "common/system/durable.h"
 #include "deploy/psdctl/say.h"
 #include "worker/predictor.h"
+#include "worker/setup.h"
 
 enum { MODEL, ROWS, TO, CLASSES };
 
@@ -26,7 +27,10 @@ static int choose(request_t *self, const psd_args_t *args, const psd_options_t *
         return psd_err_set(err, PSD_EUSAGE, "a model is missing: give --weights=FILE, or set save in the job file");
     if (!*self->rows)
         return psd_err_set(err, PSD_EUSAGE, "rows are missing: give --rows=FORMAT:FILE, or set data.test in the job file");
-    return PSD_OK;
+    if (psd_dataset_check_format(self->rows, err) == PSD_OK)
+        return PSD_OK;
+    err->code = args->flag[ROWS] ? PSD_EUSAGE : PSD_ECONFIG;
+    return psd_err_wrap(err, "%s", args->flag[ROWS] ? "--rows" : psd_options_origin(o, PSD_OPT_data_test));
 }
 
 /* Write to a file, atomically, or to standard output. */
