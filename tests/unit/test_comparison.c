@@ -397,6 +397,20 @@ Test(comparison, rules_are_named_once_and_swept_by_factors)
     cr_expect_not_null(strstr(err.text, "nothing to compare"), "%s", err.text);
 }
 
+Test(comparison, a_rate_that_a_sweep_does_not_change_is_refused_with_its_factors)
+{
+    begin("sgd(lr=0)", "--compare-lr-sweep=0.1,1");
+    cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
+    cr_expect_str_eq(err.text,
+                     "--compare-optimizers: rule 1 of compare.optimizers: sgd(lr=0) has one learning rate at two factors of "
+                     "compare.lr_sweep, 0.1 and 1; give it a rate above 0");
+    begin("sgd(lr=1)", "--compare-lr-sweep=1,2,1");
+    cr_expect_eq(psd_comparison_begin(&comparison, options, &err), PSD_ECONFIG);
+    cr_expect_not_null(
+        strstr(err.text, "sgd(lr=1) has one learning rate at two factors of compare.lr_sweep, 1 and 1; leave one out"), "%s",
+        err.text);
+}
+
 Test(comparison, the_best_mean_is_first_and_no_winner_is_named_where_seeds_overlap)
 {
     begin("sgd; adam; lion; radam", "--compare-seeds=2");

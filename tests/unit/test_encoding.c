@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,6 +49,24 @@ Test(encoding, features_follow_the_columns_and_hashed_ones_come_last)
     cr_expect(hashed >= 4 && hashed < 36);
     cr_expect_eq(psd_encoding_class(self, "yes", 3), 1);
     cr_expect_eq(psd_encoding_class(self, "ye", 2), PSD_NO_FEATURE);
+}
+
+Test(encoding, hashed_words_have_the_features_that_the_page_computes)
+{
+    char line[512], name[32], word[32];
+    size_t n = 0, feature;
+    FILE *page = fopen(PSD_SOURCE_DIR "/docs/data.md", "r");
+    cr_assert_not_null(page);
+    self->hash_bits = 16;
+    while (fgets(line, sizeof line, page)) {
+        if (sscanf(line, "| `%31[^`]` | `%31[^`]` | %zu |", name, word, &feature) != 3)
+            continue;
+        psd_table_column_t column = { .name = name, .is_word = true, .is_hashed = true, .first = 100 };
+        cr_expect_eq(psd_encoding_feature(self, &column, word, strlen(word)), 100 + feature, "%s", line);
+        n++;
+    }
+    fclose(page);
+    cr_expect_eq(n, 3);
 }
 
 Test(encoding, a_number_is_transformed_then_scaled)

@@ -78,6 +78,10 @@ Test(vw, each_mistake_is_named_with_line_column_cause_and_cure)
     refused("vw", "1 -2 | a\n", BITS, "f:1:3: '-2' is not an importance; expected a number from 0");
     refused("vw", "1 2 3 | a\n", BITS, "f:1:5: '3' is a third number; only LABEL IMPORTANCE 'TAG are read before the bar");
     refused("vw", "1 | a:x\n", BITS, "f:1:5: 'a:x' has no number after its colon");
+    refused("vw", "1 |c a:1e60\n", BITS, "f:1:6: 'a:1e60' exceeds the range of float32 (3.4e38); scale it down");
+    refused("vw", "1e60 |c a\n", BITS, "f:1:1: '1e60' exceeds the range of float32 (3.4e38); scale it down");
+    refused("vw", "1 1e60 |c a\n", BITS, "f:1:3: '1e60' exceeds the range of float32 (3.4e38); scale it down");
+    refused("vw", "1 |c:1e60 a\n", BITS, "f:1:4: 'c:1e60' exceeds the range of float32 (3.4e38); scale it down");
     refused("vw", "1 | :3\n", BITS, "f:1:5: ':3' has no name before its colon; write FEATURE:VALUE");
     refused("vw", "1 |n:1e30 a:1e30\n", BITS, "f:1:11: 'a:1e30' is beyond the range of float32, with its namespace's factor");
     refused("vw", "1 |\n", BITS, "f: no row has a feature; write them behind a |");

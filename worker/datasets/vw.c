@@ -39,6 +39,14 @@ static int refuse(const parser_t *self, psd_text_word_t word, psd_err_t *err, co
     return psd_text_refuse(self->name, self->line, self->line_at, word, why, err);
 }
 
+/* The word, from `at` on, cannot be used: because of what is known to be wrong with it, or else of `why`. */
+static int refuse_number(const parser_t *self, psd_text_word_t word, const char *at, psd_err_t *err, const char *why)
+{
+    float number;
+    const char *fault = psd_text_number(at, word.end, &number) ? NULL : psd_text_fault(at, word.end);
+    return refuse(self, word, err, fault ? fault : why);
+}
+
 /* ---- Before the bar ---- */
 
 /* At the first row with an importance, all rows before it get 1. */
@@ -71,9 +79,9 @@ static int parse_head(parser_t *self, const char *at, const char *bar, psd_err_t
     if (n > 2)
         return refuse(self, word[2], err, "is a third number; only LABEL IMPORTANCE 'TAG are read before the bar");
     if (n > 0 && !psd_text_number(word[0].at, word[0].end, &label))
-        return refuse(self, word[0], err, "is not a label; a row starts with a number");
+        return refuse_number(self, word[0], word[0].at, err, "is not a label; a row starts with a number");
     if (n > 1 && (!psd_text_number(word[1].at, word[1].end, &importance) || importance < 0))
-        return refuse(self, word[1], err, "is not an importance; expected a number from 0");
+        return refuse_number(self, word[1], word[1].at, err, "is not an importance; expected a number from 0");
     if (n == 0 && !self->options->predicts)
         return refuse(self, (psd_text_word_t){ bar, bar + 1 }, err,
                       "stands where the label is missing; a row starts with its label");
@@ -113,7 +121,7 @@ static int parse_value(const parser_t *self, psd_text_word_t word, float *out, p
     *out = 1;
     return colon == word.end || psd_text_number(colon + 1, word.end, out)
                ? PSD_OK
-               : refuse(self, word, err, "has no number after its colon");
+               : refuse_number(self, word, colon + 1, err, "has no number after its colon");
 }
 
 static int add_feature(parser_t *self, psd_text_word_t word, uint32_t seed, float factor, psd_err_t *err)

@@ -77,7 +77,8 @@ const psd_optimizer_t PSD_OPTIMIZER(nadam) = {
                "b1*(1-0.96^(t*momentum_decay)/2); P *= mu(t); den = sqrt(v/(1-b2^t))+eps; "
                "w -= lr*(1-mu(t))/(1-P)*g/den + lr*mu(t+1)/(1-P*mu(t+1))*m/den",
     .paper = "Dozat 2016",
-    .advice = "Like adam, and often a little faster in the first epochs; a good choice for short runs.",
+    .advice = "Like adam, and often a little faster in the first epochs; a good choice for short runs. torch 1.13's NAdam steps "
+              "differently unless it is made with foreach=True: it multiplies mu(t) into P twice.",
     .hyper = { PSD_HYPER_LR(0.002),
                PSD_HYPER_BETA1(0.9),
                PSD_HYPER_BETA2(0.999),

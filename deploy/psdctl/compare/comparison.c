@@ -64,8 +64,13 @@ static int add_contender(psd_comparison_t *self, const psd_contender_t *model, p
         return refuse(self, c->named, why.text, err);
     for (size_t i = 0; i < self->n; i++)
         if (!strcmp(self->contender[i].name, c->name)) {
-            snprintf(sentence, sizeof sentence, "%s is the same as rule %zu; leave one out", c->label,
-                     self->contender[i].named + 1);
+            if (self->contender[i].named != c->named)
+                snprintf(sentence, sizeof sentence, "%s is the same as rule %zu; leave one out", c->label,
+                         self->contender[i].named + 1);
+            else
+                snprintf(sentence, sizeof sentence,
+                         "%s has one learning rate at two factors of compare.lr_sweep, %.9g and %.9g; %s", c->label,
+                         self->contender[i].factor, c->factor, c->rule.hyper[0] == 0 ? "give it a rate above 0" : "leave one out");
             return refuse(self, c->named, sentence, err);
         }
     if (!(c->outcome = calloc(self->n_seeds, sizeof *c->outcome)))
