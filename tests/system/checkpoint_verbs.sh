@@ -27,7 +27,11 @@ done
 expect 0 "          20           20       2       2       0.01  job" checkpoint list "$dir"
 expect 0 "clock 10 is whole" checkpoint verify "$dir"
 expect 0 "clock 20 is whole" checkpoint verify "$dir" 20
+expect 0 "clock 20 is whole" checkpoint verify "$dir" 0020
 expect 66 "No such file" checkpoint verify "$dir" 30
+expect 66 "No such file" checkpoint verify "$dir" 0
+expect 64 "CLOCK is a whole number, as psdctl checkpoint list shows it; not 2x" checkpoint verify "$dir" 2x
+expect 64 "CLOCK is a whole number, as psdctl checkpoint list shows it; not 99999999999999999999" checkpoint verify "$dir" 99999999999999999999
 expect 66 "there is no checkpoint below $dir/none" checkpoint list "$dir/none"
 expect 64 "at least 2" checkpoint prune "$dir" --keep 1
 expect 64 "--keep: keep is \"2x\", not a valid whole number" checkpoint prune "$dir" --keep=2x
@@ -44,6 +48,16 @@ expect 0 "F32      [76] 304 bytes  a[1024:1100]/exp_avg" inspect "$dir/$shard"
 expect 0 '"psd.job": "job"' inspect --json "$dir/$shard"
 expect 66 "No such file" inspect "$dir/none"
 expect 65 "is not a file" inspect "$dir"
+
+# Notes of up to 60 characters are shown whole, and shapes as they are.
+sixty=$(printf '%060d' 1)
+header="{\"__metadata__\":{\"short\":\"$sixty\",\"long\":\"${sixty}2\"},\"a\":{\"dtype\":\"U8\",\"shape\":[1,2],\"data_offsets\":[0,2]}}"
+{ printf %b "\\x$(printf %x ${#header})\\0\\0\\0\\0\\0\\0\\0" && printf '%sxy' "$header"; } >"$dir/notes"
+expect 0 ": 1 arrays, 2 bytes of data from byte " inspect "$dir/notes"
+expect 0 "  short = $sixty
+" inspect "$dir/notes"
+expect 0 "  long = $sixty... (61 characters)" inspect "$dir/notes"
+expect 0 "  U8       [1, 2] 2 bytes  a" inspect "$dir/notes"
 
 printf x | dd of="$dir/$shard" bs=1 seek=4200 conv=notrunc status=none
 expect 0 "          20           20" checkpoint list "$dir"

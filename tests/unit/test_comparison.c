@@ -972,6 +972,19 @@ Test(comparison, a_learning_rate_is_chosen_by_held_out_rows_and_the_edge_of_the_
     cr_expect(find("sgd(lr=0.01)")->is_best_of_sweep && !find("sgd(lr=0.1)")->is_best_of_sweep);
     cr_expect(!find("sgd(lr=0.01)")->is_at_edge && find("adam(lr=0.01)")->is_at_edge);
     cr_expect_str_eq(comparison.advice, "adam(lr=0.01): best at the edge of the grid: widen it.");
+    begin("sgd; adam", "--compare-lr-sweep=0.1,1,10");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    for (size_t c = 0; c < 6; c++)
+        for (unsigned s = 0; s < 3; s++)
+            cr_assert_eq(take(c, s, &(fake_t){ .accuracy = 0.5, .held = held[5 - c] }), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(comparison.advice, "sgd(lr=0.001): best at the edge of the grid: widen it.");
+    begin("sgd; adam", "--compare-lr-sweep=0.1,1,10");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    for (size_t c = 0; c < 6; c++)
+        for (unsigned s = 0; s < 3; s++)
+            cr_assert_eq(take(c, s, &(fake_t){ .accuracy = accuracy[c], .held = held[c] }), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
     const char *text = print();
     cr_expect_not_null(strstr(text, "chosen on the 10 % of the training rows that were held out"), "%s", text);
     cr_expect_not_null(strstr(text, "0.9300 ±0.0000 *"), "%s", text);

@@ -1097,6 +1097,20 @@ Test(coordinator, each_change_is_a_line_with_its_numbers, .fini = teardown)
     cr_expect_eq(level, PSD_LEVEL_INFO);
 }
 
+Test(coordinator, a_worker_that_waits_joins_when_the_round_closes, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    config.workers_min = 1;
+    begin("bsp", 1);
+    worker_joins(1);
+    cr_expect_eq(state_of(1), PSD_WORKER_WAITING);
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 0, 1, 0, 0);
+    cr_expect_eq(state_of(1), PSD_WORKER_LIVE);
+    cr_expect_eq(count_lines("worker.joined", text), 1);
+    cr_expect(strstr(text, "worker=1 ") && strstr(text, " clock=1"), "it takes part in the next one: %s", text);
+}
+
 Test(coordinator, an_end_between_the_rounds_of_a_step_is_warned_of_unless_it_is_a_stop, .fini = teardown)
 {
     for (int stopped = 0; stopped < 2; stopped++) {

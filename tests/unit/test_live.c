@@ -94,6 +94,12 @@ Test(live, a_worker_that_is_gone_or_given_up_is_missing_in_the_line_at_once)
     cr_expect_not_null(strstr(shown(), "2 of 3 workers"), "%s", text);
     psd_live_heard(live, 1600, "ts=5 level=info id=worker.left worker=2 name=y finished=true", &event);
     cr_expect_not_null(strstr(shown(), "3 of 3 workers"), "its work is done: %s", text);
+    for (int w = 0; w < 5; w++) {
+        char lost[80];
+        snprintf(lost, sizeof lost, "ts=6 level=warn id=worker.lost worker=%d name=x", w);
+        psd_live_heard(live, 1700 + 100 * (uint64_t)w, lost, &event);
+    }
+    cr_expect(strstr(shown(), " 0 of 3 workers") && !strstr(text, "429496"), "programs may join by other numbers: %s", text);
 }
 
 Test(live, the_worker_that_a_line_of_either_format_is_about_is_told)

@@ -291,19 +291,20 @@ static int run_with_servers_that(const char *script, const char *more)
 
 Test(run, a_process_that_keeps_dying_is_restarted_as_often_as_allowed_and_its_log_continues)
 {
-    char log[256] = "", path[128];
-    cr_assert_eq(run_with_servers_that("echo dying >&2; exit 71", "--restarts=2"), 71, "%s", output);
-    cr_expect_not_null(strstr(output, "run.restart role=\"server 0\" ended=\"ended with 71: dying\" left=1\n"), "%s", output);
+    char log[256] = "", path[128], script[200];
+    snprintf(script, sizeof script, "echo >>%s/starts; echo dying $(wc -l <%s/starts) >&2; exit 71", directory, directory);
+    cr_assert_eq(run_with_servers_that(script, "--restarts=2"), 71, "%s", output);
+    cr_expect_not_null(strstr(output, "run.restart role=\"server 0\" ended=\"ended with 71: dying 1\" left=1\n"), "%s", output);
     cr_expect_not_null(strstr(output, "left=0\n"), "%s", output);
-    cr_expect_not_null(strstr(output, "psdctl: server 0 ended with 71: dying; its 2 restarts are used up; before the first it "
-                                      "ended with 71: dying\n"),
+    cr_expect_not_null(strstr(output, "psdctl: server 0 ended with 71: dying 3; its 2 restarts are used up; before the first it "
+                                      "ended with 71: dying 1\n"),
                        "%s", output);
     snprintf(path, sizeof path, "%s/fake/logs/server-0.log", directory);
     FILE *file = fopen(path, "r");
     cr_assert_not_null(file);
     log[fread(log, 1, sizeof log - 1, file)] = '\0';
     fclose(file);
-    cr_expect_str_eq(log, "dying\ndying\ndying\n");
+    cr_expect_str_eq(log, "dying 1\ndying 2\ndying 3\n");
 }
 
 Test(run, a_process_that_would_fail_again_is_not_restarted)
@@ -538,7 +539,9 @@ Test(run, a_program_that_never_joins_is_no_success)
                        output);
     cr_expect_not_null(strstr(output, "linear: failed\n"), "%s", output);
     cr_expect_eq(run_program("b --log-level=warn", "true"), 1, "%s", output);
-    cr_expect_not_null(strstr(output, "the servers wait for more work: check that the program joins"), "%s", output);
+    cr_expect_not_null(
+        strstr(output, "the servers wait for more work: check that the program joins the job, and leaves it as finished"), "%s",
+        output);
 }
 
 Test(run, a_program_that_ends_without_having_joined_is_named_while_the_others_wait_for_it)

@@ -301,6 +301,28 @@ static char *table(void)
     return text;
 }
 
+Test(tuning, where_no_range_overlaps_none_is_marked_and_rates_are_those_of_the_rules, .fini = teardown)
+{
+    bool done;
+    cr_assert_eq(begin_with("sgd(lr=0.5); adam(lr=0.25)", "0.1,1,10", "--job=t"), PSD_OK, "%s", err.text);
+    fill(1, 0.01);
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    fill(1, 0.01);
+    psd_tuning_next(&tuning, &done, &err);
+    cr_expect_null(strchr(table(), '~'), "%s", table());
+    json_t *json = psd_tuning_json(&tuning), *rate;
+    size_t i;
+    json_array_foreach(json_object_get(json_array_get(json_object_get(json, "rounds"), 0), "rates"), i, rate)
+    {
+        const double lr = json_number_value(json_object_get(rate, "lr")),
+                     factor = json_number_value(json_object_get(rate, "lr_factor"));
+        const bool is_sgd = !strncmp(json_string_value(json_object_get(rate, "optimizer")), "sgd", 3);
+        cr_expect_float_eq(lr, factor * (is_sgd ? 0.5 : 0.25), 1e-12, "%zu", i);
+    }
+    cr_expect_eq(i, 6);
+    json_decref(json);
+}
+
 Test(tuning, a_rule_with_a_failed_seed_is_not_chosen_over_one_without_and_if_all_have_one_none_is)
 {
     for (size_t n_failing = 1; n_failing <= 2; n_failing++) {
