@@ -630,6 +630,13 @@ Test(report, numbers_that_workers_report_are_shown_in_their_places, .init = setu
     cr_expect_eq(metric("psd_validation_metric{name=\"val/loss\"}"), 0.5);
     cr_expect_eq(metric("psd_validation_metric{name=\"val/accuracy\"}"), 0.875);
     cr_expect(!has_metric("psd_validation_metric{name=\"progress/rows\"}"));
+    psd_report_publish(report, node, now, status);
+    cr_assert_eq(get("/history"), 200);
+    json_t *history = json_loads(strstr(reply, "\r\n\r\n"), 0, NULL), *points = json_object_get(history, "rows");
+    const json_t *last = json_array_get(points, json_array_size(points) - 1);
+    cr_expect_eq(json_number_value(json_array_get(last, 6)), 0.5, "val/loss has a column of its own");
+    cr_expect_eq(json_number_value(json_array_get(last, 8)), 0.875);
+    json_decref(history);
 }
 
 Test(report, refusals_of_server_0_are_counted_with_those_of_its_shard, .init = setup, .fini = teardown)

@@ -610,6 +610,15 @@ Test(trainer, told_to_stop_it_ends_the_round_and_leaves_with_work_left)
     json_decref(summary);
 }
 
+Test(trainer, however_long_it_has_trained_it_waits_for_the_round_in_which_it_is_stopped)
+{
+    server.first_takes = 2.1; /* longer than such a wait may take */
+    server.stop_at = 2;
+    server.waits_before_ready = 2;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_ESTOPPED);
+    cr_expect_str_eq(err.text, "stopped after step 2");
+}
+
 Test(trainer, drained_it_leaves_with_work_left_and_ends_well)
 {
     server.drain_at = 4; /* three exchanges are done before the fourth */
