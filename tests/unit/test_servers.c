@@ -227,10 +227,12 @@ Test(servers, a_server_that_falls_silent_is_logged_once_and_again_when_it_speaks
     now += LEASE_MS;
     psd_servers_look(&table, now, &out);
     cr_expect_eq(psd_servers_count_lost(&table), 0); /* a lease is over after its last millisecond */
+    cr_expect_eq(psd_servers_count_missing(&table), 1, "server 2 has not joined");
     now++;
     psd_servers_look(&table, now, &out);
     psd_servers_look(&table, now, &out);
     cr_expect_eq(psd_servers_count_lost(&table), 1); /* server 0 lives here and cannot be lost */
+    cr_expect_eq(psd_servers_count_missing(&table), 2);
     psd_servers_note_state(&table, now, 1, 0, 0);
     psd_servers_look(&table, now, &out);
     cr_assert_eq(out.n, 2);
@@ -260,6 +262,29 @@ Test(servers, a_time_in_which_server_0_was_suspended_does_not_count_for_how_long
     cr_expect_eq(judge(3, 0, 0, false), PSD_SERVER_WAITS);
     now++;
     cr_expect_eq(judge(3, 0, 0, false), PSD_SERVER_REFUSED);
+}
+
+Test(servers, a_new_process_gets_the_place_that_its_address_had_before_another_that_is_free, .init = setup_table, .fini = drop)
+{
+    char why[PSD_MAX_TEXT];
+    judge(2, 0, 3, false);
+    now += LEASE_MS + 1; /* both are silent */
+    psd_server_hello_t h = { .from = peer_of(9), .nonce = UINT64_C(99) << 16, .endpoint = "tcp://host:2" };
+    cr_expect_eq(psd_servers_judge(&table, now, &h, false, why, sizeof why), PSD_SERVER_RESTARTED);
+    cr_expect_eq(h.place, 3);
+}
+
+Test(servers, of_many_that_ask_the_one_that_began_first_is_forgotten, .init = setup_table, .fini = drop)
+{
+    judge(2, 0, 3, false);
+    for (unsigned k = 3; k < 3 + PSD_MAX_ASKERS + 1; k++, now++)
+        cr_expect_eq(judge(k, 0, 0, false), PSD_SERVER_WAITS);
+    now += LEASE_MS + 750;
+    for (unsigned s = 1; s < N; s++)
+        psd_servers_note_state(&table, now, s, 0, 0);
+    for (unsigned k = 4; k < 3 + PSD_MAX_ASKERS; k++)
+        cr_expect_eq(judge(k, 0, 0, false), PSD_SERVER_REFUSED, "%u", k);
+    cr_expect_eq(judge(3, 0, 0, false), PSD_SERVER_WAITS, "as if it had begun now");
 }
 
 Test(servers, only_the_connection_that_joined_speaks_for_a_server_of_this_run, .init = setup_table, .fini = drop)
