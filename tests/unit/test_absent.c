@@ -134,6 +134,17 @@ Test(absent, before_the_start_those_that_registered_count_and_workers_want_is_na
     cr_expect_str_eq(words(), "more workers: 1 of 3 workers have registered");
 }
 
+Test(absent, before_the_start_those_that_have_finished_count_too, .init = setup, .fini = teardown)
+{
+    look.gathering = true;
+    look.workers_min = 3;
+    members->row[0].state = PSD_WORKER_WAITING;
+    members->row[1].state = PSD_WORKER_LEFT;
+    members->row[1].finished = true;
+    psd_absent_note(&absent, START_MS, &look);
+    cr_expect_str_eq(words(), "more workers: 2 of 3 workers have registered");
+}
+
 Test(absent, a_first_checkpoint_that_cannot_be_made_is_missing_too, .init = setup, .fini = teardown)
 {
     look.no_first = "server 1: full";

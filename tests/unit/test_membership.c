@@ -137,6 +137,15 @@ Test(membership, a_fenced_incarnation_receives_the_reason, .init = setup, .fini 
     cr_expect_str_eq(text, "worker 1 incarnation 2 has left");
 }
 
+Test(membership, one_that_is_going_is_waited_for_until_two_and_a_half_seconds_of_silence, .init = setup, .fini = teardown)
+{
+    members->row[1].heard_ms = 1000;
+    cr_expect_not(psd_membership_any_going(members, 1000));
+    members->row[1].going = true;
+    cr_expect(psd_membership_any_going(members, 3499));
+    cr_expect_not(psd_membership_any_going(members, 3500));
+}
+
 Test(membership, no_two_lives_of_a_row_have_the_same_incarnation, .init = setup, .fini = teardown)
 {
     psd_worker_row_t *row = &members->row[1];

@@ -153,6 +153,23 @@ Test(pace, the_way_of_the_weights_does_not_count_as_computing)
     cr_expect_gt(facts(1, t + 1400).compute_s, before, "and then it computes");
 }
 
+Test(pace, a_worker_counts_as_computing_from_when_its_weights_arrived_the_last_time)
+{
+    /* Weights take 100 ms to reach it, and it computes for 300. */
+    uint64_t t = 1000;
+    psd_pace_answer(pace, 0, MS(t));
+    for (int i = 0; i < 200; i++, t += 402) {
+        psd_pace_part(pace, 0, 0.3, MS(t + 400));
+        psd_pace_complete(pace, 0, 10, 0.3, MS(t + 401));
+        psd_pace_close(pace, MS(t + 401));
+        psd_pace_answer(pace, 0, MS(t + 402));
+    }
+    const double before = facts(0, t).compute_s;
+    cr_expect_float_eq(before, 0.3, 1e-2);
+    cr_expect_float_eq(facts(0, t + 90).compute_s, before, 1e-4);
+    cr_expect_gt(facts(0, t + 300).compute_s, before + 0.004, "for 200 ms now, in about 25 pushes");
+}
+
 Test(pace, a_reported_computing_time_counts_only_up_to_the_time_that_has_passed)
 {
     const double said[] = { 1e9, -1, NAN, INFINITY };
