@@ -128,11 +128,17 @@ Test(client, a_wrong_call_reports_its_mistake_and_the_job_continues)
                  "at most 1099511627776");
     expect_error(worker, psd_worker_exchange(worker, (const float *const[]){ gradient }, 1, 0, NULL), "place for its ticket");
     expect_error(worker, psd_worker_pull_slow(worker, NULL, DONE_MS), "a place for each tensor");
+    expect_error(worker, psd_worker_set_lr(worker, 2e9, DONE_MS), "between 0 and 1e9; this is 2e+09");
+    cr_expect_eq(psd_worker_set_lr(worker, 1e9, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect_eq(psd_worker_set_lr(worker, 0.5, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
     for (int i = 0; i < 200; i++) /* more than the queue holds */
         cr_assert_eq(psd_worker_report(worker, "many", i), PSD_W_OK);
     cr_assert_eq(step(worker, 1), PSD_W_OK, "%s", psd_worker_error(worker));
     cr_expect_eq(w[0], -0.5f);
     cr_expect_eq(psd_worker_job_samples(worker), 1);
+    cr_assert_eq(psd_worker_exchange(worker, (const float *const[]){ gradient }, UINT64_C(1) << 40, 1, &ticket), PSD_W_OK);
+    cr_assert_eq(psd_worker_wait(worker, ticket, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect_eq(psd_worker_job_samples(worker), 1 + (UINT64_C(1) << 40));
     cr_assert_eq(psd_worker_leave(worker, 1, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
     psd_worker_close(&worker);
     psd_worker_close(&worker);
@@ -153,6 +159,13 @@ Test(client, a_handle_that_did_not_connect_reports_that_for_every_call)
     expect_error(worker, psd_worker_report(worker, "x", 1), "the configuration needs `size`");
     cr_expect_eq(psd_worker_settings(worker, &(psd_worker_settings_t){ .size = sizeof(psd_worker_settings_t) }), PSD_W_EAGAIN);
     psd_worker_close(&worker);
+    const psd_worker_config_t nowhere = {
+        .size = sizeof nowhere, .join = "tcp://127.0.0.1:1", .job = "mnist", .insecure = true, .join_timeout_ms = 300
+    };
+    const char *const words = "job mnist at tcp://127.0.0.1:1: not joined after 300 ms; ";
+    cr_expect_eq(psd_worker_connect(&worker, &nowhere), PSD_W_ETIMEOUT);
+    cr_expect_eq(strncmp(psd_worker_error(worker), words, strlen(words)), 0, "%s", psd_worker_error(worker));
+    psd_worker_close(&worker);
     const psd_worker_config_t larger = { .size = sizeof larger + 8, .join = "tcp://127.0.0.1:1", .insecure = true };
     cr_expect_eq(psd_worker_connect(&worker, &larger), PSD_W_EINVAL);
     psd_worker_close(&worker);
@@ -163,14 +176,14 @@ Test(client, position_and_settings_fill_a_struct_up_to_its_size)
 {
     cluster_start_servers(&cluster, 1,
                           "--workers-min=1 --optimizer=lookahead(sgd(lr=0.25),k=5) --clip-norm=3 --codec-push=topk(0.1) "
-                          "--schedule=cosine(steps=9) --schedule-unit=sample");
+                          "--schedule=cosine(steps=9) --schedule-unit=sample --lease=12s");
     psd_worker_t *worker = connect_to_job();
     psd_worker_settings_t s = { .size = sizeof s }, earlier = { .size = offsetof(psd_worker_settings_t, optimizer) },
                           later = { .size = sizeof s + 8 };
     cr_assert_eq(psd_worker_settings(worker, &s), PSD_W_OK, "%s", psd_worker_error(worker));
     cr_expect(!strcmp(s.mode, "bsp") && !strcmp(s.lr_rule, "") && s.in_rounds && s.has_slow && !s.checkpoints && s.servers == 1);
     cr_expect(!strncmp(s.optimizer, "lookahead(sgd(lr=0.25,", 22) && s.lr == 0.25, "%s", s.optimizer);
-    cr_expect(s.clip_value == 0 && s.clip_norm == 3 && s.lease_ms > 0);
+    cr_expect(s.clip_value == 0 && s.clip_norm == 3 && s.lease_ms == 12000);
     cr_expect(!strcmp(s.codec_push, "topk(0.1)") && !strcmp(s.codec_pull, "f32"), "%s, %s", s.codec_push, s.codec_pull);
     cr_expect(strstr(s.text, "mode=bsp") && strstr(s.text, s.optimizer), "%s", s.text);
     cr_expect(!strcmp(s.schedule, "cosine(steps=9, min=0, warmup=0, warmup_start=0)") && !strcmp(s.schedule_unit, "sample"),
@@ -434,8 +447,19 @@ Test(client, the_rule_that_a_program_expects_is_the_jobs_or_is_refused)
     psd_worker_t *worker = connect_to_job();
     cr_expect_eq(psd_worker_check_rule(worker, "lookahead(adam(lr=1e-3, beta1=0.9))"), PSD_W_OK, "%s", psd_worker_error(worker));
     cr_expect_eq(psd_worker_check_rule(worker, "adam(lr=1e-3)"), PSD_W_EREFUSED);
+    cr_expect_not_null(strstr(psd_worker_error(worker), "asks for adam("), "%s", psd_worker_error(worker));
     cr_expect_not_null(strstr(psd_worker_error(worker), "job trains with lookahead(adam("), "%s", psd_worker_error(worker));
     expect_error(worker, psd_worker_check_rule(worker, "adamm"), "the nearest is 'adam'");
+    psd_worker_close(&worker);
+}
+
+Test(client, a_tensor_that_is_not_registered_counts_as_a_matrix)
+{
+    cluster_start_servers(&cluster, 1, "--optimizer=muon(lr=0.1)");
+    psd_worker_t *worker = connect_to_job();
+    psd_worker_group_t group = { .size = sizeof group };
+    cr_assert_eq(psd_worker_group(worker, "fc.weight", &group), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect_eq(strncmp(group.optimizer, "muon(", 5), 0, "%s", group.optimizer);
     psd_worker_close(&worker);
 }
 
