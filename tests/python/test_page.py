@@ -96,6 +96,30 @@ class Page(unittest.TestCase):
 
             np.testing.assert_allclose(psd.load(f"{directory}/line.safetensors")["weight"], [[3, -1]], atol=0.05)
 
+    def test_its_job_ends_with_the_same_weights_when_a_worker_or_a_server_is_killed(self) -> None:
+        job = next(text for text in blocks("yaml") if "checkpoint" in text).replace("every_steps: 50", "every_steps: 5")
+        script = next(text for text in blocks("py") if "psd.Sampler" in text)
+        kill = """
+        if os.environ["PSD_WORKER__ID"] == "1" and opt.position.clock == 13 and not os.path.exists("killed"):
+            open("killed", "x").close()
+            server = subprocess.check_output(["pgrep", "-P", str(os.getppid()), "-f", "server-index=1"])
+            os.kill(os.getpid() if os.environ["KILLS"] == "worker" else int(server), signal.SIGKILL)
+"""
+        weights = {}
+        for kills in ("", "worker", "server"):
+            with self.subTest(kills), tempfile.TemporaryDirectory() as directory:
+                top = Path(directory)
+                (top / "job.yaml").write_text(job)
+                (top / "train.py").write_text("import os, signal, subprocess\n" + script.replace(
+                    "        opt.step()\n", "        opt.step()\n" + (kill if kills else "")))
+                said = subprocess.run([str(support.BIN / "psdctl"), "run", "job.yaml", "--", sys.executable, "train.py"], cwd=top,
+                                      capture_output=True, text=True, env={**ENVIRONMENT, "KILLS": kills}, timeout=support.PATIENCE)
+                self.assertEqual(said.returncode, 0, said.stderr)
+                if kills:
+                    self.assertRegex(said.stderr, f'run.restart role="{kills} 1" ended="was killed by signal 9')
+                weights[kills] = (top / "line.safetensors").read_bytes()
+        self.assertEqual(set(weights.values()), {weights[""]})
+
     def test_names_that_the_page_has_are_the_packages(self) -> None:
         import psd
 
