@@ -70,7 +70,7 @@ class Page(unittest.TestCase):
     def test_its_programs_run(self) -> None:
         said = [run("", code=text) for text in blocks("python")]
         self.assertRegex(said[0], r"^psd: status page http://127.0.0.1:\d+\nwell\n$")
-        self.assertRegex(said[-1], r"\[ 3. -1.\]\n$")
+        self.assertRegex(said[-2], r"\[ 3. -1.\]\n$")
 
     def test_its_commands_name_what_there_is(self) -> None:
         commands = [line[2:] for block in blocks("console") for line in block.splitlines()]

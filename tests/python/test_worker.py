@@ -102,6 +102,40 @@ class Line(unittest.TestCase):
         gradient += 1
         self.assertEqual(gradient.sum(), 12)
 
+    def test_weights_that_are_only_read_come_in_the_servers_memory_and_cannot_be_written(self) -> None:
+        n = 1 << 16
+        values = np.arange(n, dtype=np.float64).reshape(n // 16, 16)
+        w, b = self.worker.alloc_weights(values), self.worker.alloc_weights(np.array(7))
+        self.assertEqual((w.dtype, w.shape, b.shape, w.sum(), b), (np.float32, values.shape, (), values.sum(), 7))
+        self.worker.register({"w": w, "b": b})
+        for _ in range(3):
+            self.worker.exchange([np.ones_like(w), np.float32(1).reshape(())])
+        np.testing.assert_array_equal(w, values - 1.5)
+        mapped = [line.rpartition(" /")[2] for line in Path("/proc/self/maps").read_text().splitlines()
+                  if int(line.partition("-")[0], 16) <= w.ctypes.data < int(line.partition("-")[2].split()[0], 16)]
+        self.assertEqual(mapped, ["memfd:psd (deleted)"])
+        with self.assertRaisesRegex(ValueError, "read-only"):
+            w[0, 0] = 1
+        with self.assertRaisesRegex(ValueError, "cannot set WRITEABLE"):
+            w.flags.writeable = True
+        with self.assertRaisesRegex(psd.UsageError, "w cannot be written in place"):
+            self.worker.pull_slow({"w": w, "b": b})
+        np.testing.assert_array_equal(self.worker.pull_slow()["w"], values - 1.5)
+        self.worker.leave()
+        np.testing.assert_array_equal(w, values - 1.5)
+        with self.assertRaisesRegex(psd.UsageError, "has left"):
+            self.worker.alloc_weights(values)
+
+    def test_what_cannot_be_weights_is_refused(self) -> None:
+        frozen = np.zeros(2, np.float32)
+        frozen.flags.writeable = False
+        for call, sentence in ((lambda: self.worker.alloc_weights(np.zeros(0)), "0 of float64; give at least one number"),
+                               (lambda: self.worker.alloc_weights(np.zeros(2, complex)), "of complex128"),
+                               (lambda: self.worker.alloc_weights(7), "is a int, not an array"),
+                               (lambda: self.worker.register({"w": frozen}), "w cannot be written in place; .* worker's alloc_weights")):
+            with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):
+                call()
+
     def test_a_leave_past_its_deadline_has_not_left_and_may_be_repeated(self) -> None:
         self.register()
         self.servers.processes[0].send_signal(signal.SIGSTOP)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Iterable
+from typing import Any, Container, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -35,16 +35,18 @@ def _as_numpy(array: Any, name: str) -> npt.NDArray[Any]:
                          hint="give a numpy array, or anything with DLPack, the buffer protocol or __array_interface__") from None
 
 
-def target(array: Any, name: str) -> Array:
-    """A tensor that can be written in place: float32, contiguous, writable. UsageError for any other."""
+def target(array: Any, name: str, only_read: Container[int] = ()) -> Array:
+    """A tensor that can be written in place: float32, contiguous, writable, or, at one of these addresses, written only by the library.
+    UsageError for any other."""
     view = _as_numpy(array, name)
     if view.dtype != np.float32:
         raise UsageError(f"{name} holds {view.dtype}", hint="register float32: array.astype(numpy.float32)")
     if not view.flags.c_contiguous:
         raise UsageError(f"{name} is not contiguous, but weights are written in place",
                          hint="register numpy.ascontiguousarray(...), and use that array")
-    if not view.flags.writeable:
-        raise UsageError(f"{name} cannot be written in place", hint="register a numpy array, and copy from it after each exchange")
+    if not view.flags.writeable and view.ctypes.data not in only_read:
+        raise UsageError(f"{name} cannot be written in place",
+                         hint="register a numpy array, and copy from it after each exchange, or one from this worker's alloc_weights")
     return view
 
 

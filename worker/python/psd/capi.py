@@ -84,6 +84,7 @@ class HealthStruct(Structure):
 _FUNCTIONS = (
     ("psd_worker_connect", c_int, (POINTER(c_void_p), POINTER(Config))),
     ("psd_worker_alloc", POINTER(c_float), (c_void_p, c_size_t)),
+    ("psd_worker_alloc_weights", POINTER(c_float), (c_void_p, c_size_t)),
     ("psd_worker_register", c_int, (c_void_p, POINTER(Tensor), c_size_t)),
     ("psd_worker_register_with", c_int, (c_void_p, POINTER(Tensor), c_size_t, POINTER(StateStruct))),
     ("psd_worker_position", c_int, (c_void_p, POINTER(PositionStruct))),

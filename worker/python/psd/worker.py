@@ -203,6 +203,7 @@ class Worker:
         self._names: tuple[str, ...] = ()
         self._weights: tuple[Array, ...] = ()
         self._ticket = c_uint64()
+        self._only_read: set[int] = set()  # addresses of arrays of alloc_weights
         self._lent: dict[int, Any] = {}  # gradients of the open exchange, which the library reads
         self._n_samples = 1  # of the open exchange
         self._at: Position | None = None  # after the last exchange, or after registration
@@ -251,13 +252,30 @@ class Worker:
         if not all(isinstance(size, (int, np.integer)) and size >= 0 for size in shape):
             raise UsageError(f"the shape is {shape}", hint="give whole numbers, none of them negative")
         n = int(np.prod(shape, dtype=np.int64))
+        return np.ctypeslib.as_array(self._take(self._lib.psd_worker_alloc, n)).reshape(shape)
+
+    def alloc_weights(self, values: Any) -> Array:
+        """A read-only array with a copy of these values, as float32: register it, and in bsp, weights of servers of this machine come to
+        it without a copy. Its values are undefined while an exchange is open; otherwise it stays valid, after the worker has left too.
+        Writing to it raises ValueError; never write to it by other means, such as torch.from_numpy, because that may end the process.
+        Give each large tensor an array of its own."""
+        given = arrays._as_numpy(values, "the array of initial values")
+        if given.dtype.kind not in "fiu" or not given.size:
+            raise UsageError(f"the initial values are {given.size} of {given.dtype}", hint="give at least one number")
+        memory = self._take(self._lib.psd_worker_alloc_weights, given.size)
+        np.ctypeslib.as_array(memory)[:] = given.reshape(-1)
+        self._only_read.add(ctypes.addressof(memory))
+        return np.asarray(memoryview(memory).toreadonly()).reshape(given.shape)
+
+    def _take(self, alloc: Callable[..., Any], n: int) -> ctypes.Array[c_float]:
+        """`n` floats of the library, which stay as long as there is a reference to them."""
         with self._lock:
-            pointer = self._lib.psd_worker_alloc(self._pointer, n)
+            pointer = alloc(self._pointer, n)
             if not pointer:
                 self._check(-2)
         memory = (c_float * n).from_address(ctypes.addressof(pointer.contents))
         memory._handle = self._handle  # type: ignore[attr-defined]  # this frees it
-        return np.ctypeslib.as_array(memory).reshape(shape)
+        return memory
 
     def register(self, tensors: Mapping[str, Any], state: Any = None, partial_state: bool = False,
                  state_names: Sequence[str] | None = None) -> None:
@@ -274,7 +292,7 @@ class Worker:
             raise UsageError(f"the tensors are a {type(tensors).__name__}", hint='give arrays by name: {"w": array}')
         if not tensors:
             raise UsageError("no tensors were given to register", hint='give arrays by name: {"w": array}')
-        views = tuple(arrays.target(array, name) for name, array in tensors.items())
+        views = tuple(arrays.target(array, name, self._only_read) for name, array in tensors.items())
         empty = [name for name, view in zip(tensors, views) if not view.size]
         if empty:
             raise UsageError(f"{empty[0]} has no elements", hint="leave it out")
