@@ -226,6 +226,9 @@ class Launch(unittest.TestCase):
     def test_what_cannot_start_says_why(self) -> None:
         with self.assertRaisesRegex(psd.UnavailableError, "server 0 did not start: .*cannot make files in /proc/none"):
             self.launch(checkpoint_dir="/proc/none")
+        with mock.patch("tempfile.mkdtemp", side_effect=FileNotFoundError(2, "No such", "/none/psd")), self.assertRaisesRegex(
+                psd.SystemDeniedError, "cannot make a directory for its logs: .*/none/psd.*; free space, or set TMPDIR"):
+            self.launch()
         for how, sentence in (({"servers": 0}, "0 servers"), ({"servers": "2"}, "'2' servers"), ({"workers": 1.5}, "1.5 workers"),
                               ({"optimizer": len}, "the optimizer is a .*; name it"),
                               ({"optimizer": "adam(lr="}, "psd.launch cannot start .*: optimizer: rule, column 9: expected a finite"),

@@ -644,6 +644,7 @@ class Torch(unittest.TestCase):
             (forgotten_zero_grad, "call opt.zero_grad"),
             (clipped, "clip.norm, or give psd.Optimizer overlap=False"),
             (moved, "move or convert the model first"),
+            (lambda w, opt: (setattr(w, "data", torch.zeros(3)), opt.zero_grad()), "w has moved .*; move or convert the model first"),
             (evaluates_twice, r"eval_weights\(\) within eval_weights\(\); leave the inner one out"),
             (has_a_rate_of_text, "lr of a parameter group is '0.1'; give a number"),
             (evaluates, r"backward within eval_weights\(\)"),
@@ -671,6 +672,13 @@ class Torch(unittest.TestCase):
             (lambda w, opt: (w.sum().backward(), opt.step(grad_scaler=object())), "a GradScaler needs"),
             (lambda w, opt: psd.Sampler(range(4), opt, 0), "batch_size is 0"),
             (lambda w, opt: psd.Sampler(range(4), opt, 2, accumulate=3), "accumulate is 3"),
+            (lambda w, opt: psd.Sampler(range(4), opt, 2, accumulate="2"), "accumulate is '2'; it is the number of batches"),
+            (lambda w, opt: psd.Sampler(range(4), opt, 2, seed="a"), "seed is 'a'; give a whole number"),
+            (lambda w, opt: psd.Sampler(range(0), opt, 2), "the data have no rows"),
+            (lambda w, opt: psd.Sampler(range(4), opt, 5, drop_last=True), "4 rows are too few for a batch of 5; give a smaller"),
+            (lambda w, opt: psd.Loader(X, opt, 2, sampler=[1]), "psd.Loader has no sampler; it chooses the rows"),
+            (lambda w, opt: next(psd.batches(X, opt, 2, epochs=float("nan"))), "epochs is nan; give a finite number"),
+            (lambda w, opt: next(psd.batches(X, opt, 2, epochs=-1)), "epochs is -1; give a finite number"),
             (lambda w, opt: psd.Sampler(range(4), opt, "2"), "batch_size is '2'; give the number of rows"),
             (lambda w, opt: psd.Sampler(range(4), None, 2), "a NoneType is given, .*; make psd.Optimizer first"),
             (lambda w, opt: psd.Sampler(iter("ab"), opt, 2), "the data are a str.*iterator, without a length; give arrays"),
@@ -1325,6 +1333,8 @@ class Files(unittest.TestCase):
             psd.save({"b": torch.tensor([[1.0, 2.5], [-3.0, 0.0]], dtype=torch.bfloat16).T, "w": torch.ones(1)}, path)
             self.assertEqual({name: array.tolist() for name, array in psd.load(path).items()}, {"b": [[1, -3], [2.5, 0]], "w": [1]})
             self.assertIn(b'"b":{"dtype":"BF16"', path.read_bytes())
+            with self.assertRaisesRegex(psd.UsageError, "the metadata are not texts"):
+                psd.save({}, path, {"epoch": 3})  # type: ignore[dict-item]
             for tensors, sentence in (({"__metadata__": torch.ones(1)}, "give it another name"), (nn.Linear(1, 1), "give model.state_dict"),
                                       ({1: torch.ones(1)}, "not arrays by name")):
                 with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):

@@ -7,6 +7,7 @@ import gc
 import logging
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import unittest
 import warnings
 import weakref
 from pathlib import Path
+from unittest import mock
 
 import support
 
@@ -28,7 +30,7 @@ import psd  # noqa: E402
 from psd import __main__ as command  # noqa: E402
 from psd import capi  # noqa: E402
 from psd.state import fields  # noqa: E402
-from psd.worker import _ms, _pass_on, leave_all  # noqa: E402
+from psd.worker import _LONG_STEP, _Log, _ms, leave_all  # noqa: E402
 
 
 class Line(unittest.TestCase):
@@ -492,6 +494,8 @@ class Alone(unittest.TestCase):
     def test_a_job_of_another_name_is_refused(self) -> None:
         with support.Servers() as servers, self.assertRaisesRegex(psd.RefusedError, "other"):
             psd.connect(servers.join, insecure=True, job="other")
+        with support.Servers("--job=one") as servers, self.assertRaisesRegex(psd.RefusedError, 'this is job one, .*; give job="one"'):
+            psd.connect(servers.join, insecure=True)
 
     def test_a_lost_server_ends_a_wait_with_its_name(self) -> None:
         with support.Servers("--workers-min=2") as servers:
@@ -517,8 +521,21 @@ class Alone(unittest.TestCase):
                              (b"more workers: 1 of 2 workers are here", "WARNING"), (b"pushes of workers 1 (round 7)", "INFO"),
                              (b"1 of 3 parts of server 0 (clock 7)", "INFO")):
             with self.subTest(words), self.assertLogs("psd", logging.INFO) as logs:
-                _pass_on(None, 2, b"worker.waiting", b'for="%s"' % words)
+                _Log()(None, 2, b"worker.waiting", b'for="%s"' % words)
             self.assertTrue(logs.output[0].startswith(f"{level}:psd:worker.waiting "), logs.output)
+
+    def test_a_wait_for_one_step_of_others_is_a_warning_once_a_minute(self) -> None:
+        passes_on = _Log()
+        with mock.patch("time.monotonic", side_effect=[0, _LONG_STEP - 1, _LONG_STEP, _LONG_STEP + 1, 2 * _LONG_STEP, 3 * _LONG_STEP]), \
+                self.assertLogs("psd", logging.INFO) as logs:
+            for round_ in (7, 7, 7, 7, 7, 8):
+                passes_on(None, 2, b"worker.waiting", b'for="pushes of workers 1 (round %d)"' % round_)
+        self.assertEqual([line.partition(":")[0] for line in logs.output], ["INFO", "INFO", "WARNING", "INFO", "WARNING", "INFO"])
+
+    def test_exceptions_of_other_processes_keep_their_sentence(self) -> None:
+        error = psd.UnavailableError("server 1 is gone", -8)
+        back = pickle.loads(pickle.dumps(error))
+        self.assertEqual((type(back), str(back), back.code, back.hint), (type(error), str(error), -8, error.hint))
 
     def test_a_failure_that_was_raised_is_not_warned_of_again(self) -> None:
         with support.Servers("--sync-max-skipped=1") as servers, self.assertLogs("psd", logging.INFO) as logs:

@@ -45,8 +45,15 @@ class Order:
     def __init__(self, n_rows: int, batch_size: int, shuffle: bool = True, seed: int = 1, drop_last: bool = False) -> None:
         if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise UsageError(f"batch_size is {batch_size!r}", hint="give the number of rows of one step, over all workers together")
-        if not 0 < n_rows < 2**32 or (drop_last and n_rows < batch_size):
-            raise UsageError(f"{n_rows} rows are too few for a batch of {batch_size}")
+        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+            raise UsageError(f"seed is {seed!r}", hint="give a whole number from 0 on, the same to all workers")
+        if not n_rows:
+            raise UsageError("the data have no rows", hint="is the path or the filter of the dataset right?")
+        if n_rows >= 2**32:
+            raise UsageError(f"{n_rows} rows are too many", hint="psd numbers less than 2^32 rows; divide the data")
+        if drop_last and n_rows < batch_size:
+            raise UsageError(f"{n_rows} rows are too few for a batch of {batch_size}",
+                             hint="give a smaller batch_size, or leave out drop_last")
         self.n_rows, self.batch_size, self.shuffle, self.seed = n_rows, batch_size, shuffle, seed
         self.steps = n_rows // batch_size if drop_last else -(-n_rows // batch_size)
         self._epoch, self._order = -1, np.arange(n_rows)
@@ -96,8 +103,8 @@ class Sampler:
             raise UsageError(f"a {type(trainer).__name__} is given, whose position would cut the batches",
                              hint="make psd.Optimizer first, or psd.connect(), and give that")
         self.order = Order(_count(data), batch_size, shuffle, seed, drop_last)
-        if not 0 < accumulate <= batch_size:
-            raise UsageError(f"accumulate is {accumulate}", hint="it is the number of batches that make one step")
+        if not isinstance(accumulate, (int, np.integer)) or not 0 < accumulate <= batch_size:
+            raise UsageError(f"accumulate is {accumulate!r}", hint="it is the number of batches that make one step")
         self.trainer, self.accumulate, self._epochs = trainer, accumulate, 0
         self._has_begun, self._is_another = False, trainer.divides_rows
         trainer.divides_rows = True
@@ -158,6 +165,9 @@ class Loader:
 
     def __init__(self, data: Any, trainer: Trainer, batch_size: int, shuffle: bool = True, seed: int = 1, drop_last: bool = False,
                  **loader: Any) -> None:
+        for name in ("batch_sampler", "sampler"):
+            if name in loader:
+                raise UsageError(f"psd.Loader has no {name}", hint="it chooses the rows of each batch itself, by the position of the job")
         self.data, self.trainer, self._loader = data, trainer, loader
         self.sampler = Sampler(data, trainer, batch_size, shuffle, seed, drop_last)
 
@@ -201,7 +211,10 @@ def batches(data: Any, trainer: Trainer, batch_size: int, epochs: float = 1, shu
     if len(set(lengths)) != 1:
         raise UsageError(f"these arrays have {', '.join(map(str, lengths))} rows", hint="give arrays of one length")
     sampler = Sampler(parts[0], trainer, batch_size, shuffle, seed, drop_last)
-    last = round(number(epochs, "epochs") * sampler.order.steps)
+    n_epochs = number(epochs, "epochs")
+    if not 0 <= n_epochs < 2**32:
+        raise UsageError(f"epochs is {n_epochs:g}", hint="give a finite number of at least 0")
+    last = round(n_epochs * sampler.order.steps)
     sampler._note_resumed(last)
     for rows in sampler._until(last):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 
 class PsdError(Exception):
@@ -16,8 +17,18 @@ class PsdError(Exception):
             self.hint = hint
         super().__init__(f"{sentence}; {self.hint}" if self.hint else sentence)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copy, (type(self), str(self), self.code, self.hint)
+
     def __str__(self) -> str:
         return str(self.args[0])  # of OSError it would be another, with an errno
+
+
+def _copy(kind: type[PsdError], sentence: str, code: int, hint: str) -> PsdError:
+    """What pickle makes of an exception, such as one of another process."""
+    error = kind(sentence, code, hint="")
+    error.hint = hint
+    return error
 
 
 class UsageError(PsdError, ValueError):
@@ -119,5 +130,6 @@ def error_of(code: int, sentence: str) -> PsdError:
     """The exception for a code of the library and its sentence."""
     for words, argument in _ARGUMENTS:
         sentence = re.sub(words, argument, sentence)
-    has_cure = "allow-list" in sentence  # as a refused key's has
-    return _CLASSES.get(code, PsdError)(sentence or "unknown error", code, "" if has_cure else None)
+    other = re.search(r"this is job (\S+), you are of job ", sentence)
+    hint = f'give job="{other[1]}"' if other else "" if "allow-list" in sentence else None  # a refused key's sentence has its cure
+    return _CLASSES.get(code, PsdError)(sentence or "unknown error", code, hint)

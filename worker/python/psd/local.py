@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable, Sequence
 
-from .errors import PsdError, Stopped, UnavailableError, UsageError
+from .errors import PsdError, Stopped, SystemDeniedError, UnavailableError, UsageError
 from . import capi
 from .worker import guards, is_done, leave_all, log, open_workers
 
@@ -82,6 +82,14 @@ def _end(code: int) -> str:
     return f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with {code}"
 
 
+def _make_directory() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="psd-"))
+    except OSError as why:
+        raise SystemDeniedError(f"psd.launch cannot make a directory for its logs: {why}",
+                                hint="free space, or set TMPDIR to a directory that this user may write to") from None
+
+
 def _in_python(line: str) -> str:
     """What a server says of a flag, with the name of psd.launch's argument."""
     line = re.sub(r"^(psd: |--[\w-]+: )", "", line)
@@ -117,7 +125,7 @@ class LocalJob:
         if not all(isinstance(n, int) and n > 0 for n in (servers, workers)):
             raise UsageError(f"a job cannot have {servers!r} servers and {workers!r} workers", hint="give at least 1 of each")
         self.workers = workers
-        self.directory = Path(tempfile.mkdtemp(prefix="psd-"))  #: of the servers' logs, until the end of the block
+        self.directory = _make_directory()  #: of the servers' logs, until the end of the block
         self.join = self.status = ""
         self._before = {name: os.environ.get(name) for name in ("PSD_JOIN", "PSD_JOB", "PSD_INSECURE")}
         self._others = open_workers()

@@ -101,10 +101,14 @@ class _Slot:
         return bool(made.is_cuda)
 
     def check(self) -> None:
-        """Check that the gradient has not changed since it was sent, and that the parameter has not moved."""
+        """Check that the gradient has not changed since it was sent, and the place."""
         if self.is_sent and (self.parameter.grad is not self.made or self.made._version != self.made_version):
             raise UsageError(f"the gradient of {self.name} was changed after backward had sent it",
                              hint="clip by the job's clip.norm, or give psd.Optimizer overlap=False; opt.zero_grad() gives this step up")
+        self.check_place()
+
+    def check_place(self) -> None:
+        """Check that the parameter has not moved."""
         if self.parameter.data_ptr() != self.storage:
             raise UsageError(f"parameter {self.name} has moved since psd.Optimizer was made",
                              hint="move or convert the model first, then make the optimizer")
@@ -475,6 +479,7 @@ class Optimizer(torch.optim.Optimizer):
             self._give_up()
         self._flat.fill(0)
         for slot in self._slots:
+            slot.check_place()
             slot.adopt()
             slot.is_here = False
         self._is_stale = self._is_backward = False

@@ -94,6 +94,8 @@ def save(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Map
     if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
         raise UsageError(f"a {type(tensors).__name__} was given to save, not arrays by name",
                          hint='give model.state_dict(), or {"w": array}')
+    if not all(isinstance(text, str) for pair in (metadata or {}).items() for text in pair):
+        raise UsageError("the metadata are not texts", hint="safetensors files have only texts: {name: str(value)}")
     if "__metadata__" in tensors:
         raise UsageError("a tensor has the name __metadata__, which safetensors files have for notes", hint="give it another name")
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}

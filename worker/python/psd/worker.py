@@ -43,6 +43,7 @@ _ADDRESS = re.compile(r"tcp://(?:\[[^\]\s]+\]|[^\s:/]+):(\d{1,5})|ipc://.+")
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 Timeout = Union[float, str, None]  # seconds, or a duration as in job files ("15s"); None: no limit
 LEAVE_TIMEOUT = 5.0  # seconds that leaving may take by default
+_LONG_STEP = 60.0  # seconds after which a wait for others' step is a warning
 _QUIET = 10.0  # seconds between warnings of steps that were not made
 
 
@@ -118,7 +119,7 @@ class _Handle:
         self.guard = guards.get(join or os.environ.get("PSD_JOIN") or "")
         self._close = close or capi.load().psd_worker_close
         self.pending: BaseException | None = None  # raised while the library waited
-        self.log = capi.LogFunction(_pass_on)
+        self.log = capi.LogFunction(_Log())
         look = _look_for_signals(weakref.ref(self))  # no reference cycle, so that dropping the last array or worker closes it at once
         next(look)
         self.interrupted = capi.InterruptedFunction(look.send)
@@ -135,11 +136,28 @@ class _Handle:
 guards: dict[str, Callable[[], None]] = {}
 
 
-def _pass_on(_: Any, level: int, event: bytes, line: bytes) -> None:
-    """The library writes a line of worker.waiting every few seconds; a slow step of others is an ordinary one."""
-    if event == b"worker.waiting" and not any(words in line for words in _ORDINARY):
-        level = min(level, 1)
-    log.log(_LEVELS[min(max(level, 0), 3)], "%s %s", event.decode(), line.decode(errors="replace"))
+class _Log:
+    """Passes on what the library says, which includes a line of worker.waiting every few seconds. A wait that may last is a warning at
+    once, one for a step of others after a minute, and then every minute."""
+
+    def __init__(self) -> None:
+        self._step, self._since = b"", 0.0  # for what step the last line waited, and since when, or since the last warning
+
+    def __call__(self, _: Any, level: int, event: bytes, line: bytes) -> None:
+        if event == b"worker.waiting" and self._may_last(line):
+            level = min(level, 1)
+        log.log(_LEVELS[min(max(level, 0), 3)], "%s %s", event.decode(), line.decode(errors="replace"))
+
+    def _may_last(self, line: bytes) -> bool:
+        if not any(words in line for words in _ORDINARY):
+            return True
+        now = time.monotonic()
+        if line != self._step:
+            self._step, self._since = line, now
+        if now < self._since + _LONG_STEP:
+            return False
+        self._since = now
+        return True
 
 
 def _look_for_signals(handle: weakref.ref[_Handle]) -> Generator[int, None, None]:
