@@ -28,8 +28,12 @@ static int check_texts(const psd_caller_t *self, psd_err_t *err)
 {
     if (strlen(self->join) >= PSD_ENDPOINT_TEXT)
         return psd_err_set(err, PSD_EINVAL, "`join` is longer than %d bytes", PSD_ENDPOINT_TEXT - 1);
-    if (!self->job[0] || strchr(self->job, ' ') || strlen(self->job) >= PSD_MAX_NAME || self->wanted > PSD_MAX_WORKERS)
-        return psd_err_set(err, PSD_EINVAL, "job \"%.60s\" must be one word, and worker at most %d", self->job, PSD_MAX_WORKERS);
+    if (!self->job[0] || strchr(self->job, ' ') || strlen(self->job) >= PSD_MAX_NAME)
+        return psd_err_set(err, PSD_EINVAL, "job \"%.60s\" is not the name of a job: it is one word of at most %d bytes", self->job,
+                           PSD_MAX_NAME - 1);
+    if (self->wanted > PSD_MAX_WORKERS)
+        return psd_err_set(err, PSD_EINVAL, "worker %u is too high: workers count from 0 to %d", self->wanted - 1,
+                           PSD_MAX_WORKERS - 1);
     if (!psd_logtext_is_plain(self->name, strlen(self->name)) || strlen(self->name) >= PSD_MAX_NAME)
         return psd_err_set(err, PSD_EINVAL,
                            "\"%.60s\" cannot be a worker's name: it is one word of at most %d bytes, "

@@ -235,6 +235,7 @@ class Launch(unittest.TestCase):
                               ({"optimizer": "adamm(lr=1)"}, "column 1: .*nearest is 'adam'"),
                               ({"worker_min": 3}, "unknown option worker_min; did you mean workers_min"),
                               ({"sync_mode": "x", "lease": -3}, "sync.mode is \"x\"; it takes bsp or asp; lease is \"-3\", not a valid"),
+                              ({"listen": "tcp://127.0.0.1:1"}, "psd.launch sets listen itself; leave it out"),
                               ({"restarts": 3}, "restarts nothing; start this program by psdctl run")):
             with self.assertRaisesRegex(psd.UsageError, sentence):
                 self.launch(**how)

@@ -1247,6 +1247,40 @@ class Deaths(unittest.TestCase):
             self.assertEqual(worker.communicate(timeout=support.PATIENCE)[1], "")
             self.assertEqual(worker.returncode, 75)
 
+    def test_a_signal_ends_a_wait_for_a_step_that_does_not_come(self) -> None:
+        text = """
+import sys, torch, psd
+w = torch.nn.Parameter(torch.zeros(2))
+opt = psd.Optimizer([("w", w)], join=sys.argv[1], insecure=True)
+for _ in range(2):
+    opt.zero_grad()
+    w.sum().backward()
+    opt.step()
+    print("stepped", flush=True)
+"""
+        with support.Servers("--workers-min=2") as servers:
+            program = support.script(text, servers.join)
+            with psd.connect(servers.join, insecure=True) as other:
+                other.register({"w": np.zeros(2, np.float32)})
+                other.exchange(None)
+                assert program.stdout is not None
+                self.assertEqual(program.stdout.readline(), "stepped\n")
+                program.send_signal(signal.SIGTERM)
+                out, said = program.communicate(timeout=support.PATIENCE)
+                self.assertEqual((out, program.returncode), ("", 75))
+                self.assertRegex(said, "stop a signal has asked this worker to end, and its step did not end within 2 s")
+                other.close()
+
+    def test_another_default_type_of_torch_changes_nothing(self) -> None:
+        torch.set_default_dtype(torch.float64)
+        self.addCleanup(torch.set_default_dtype, torch.float32)
+        with support.Servers("--optimizer=sgd(lr=0.5)") as servers:
+            w = nn.Parameter(torch.zeros(2))
+            with psd.Optimizer([("w", w)], join=servers.join, insecure=True) as opt:
+                w.sum().backward()
+                opt.step()
+            self.assertEqual((w.dtype, w.tolist()), (torch.float64, [-0.5, -0.5]))
+
 
 class Files(unittest.TestCase):
     def test_what_is_saved_is_loaded_and_a_damaged_file_named(self) -> None:

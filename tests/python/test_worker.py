@@ -311,6 +311,8 @@ class Line(unittest.TestCase):
             (lambda: worker.pull_slow({"w": w[0], "b": self.b}), r"out\['w'\] has the shape"),
             (lambda: worker.set_lr(float("nan")), "between 0 and 1e9"),
             (lambda: worker.report("", 1.0), "1 to 63 bytes"),
+            (lambda: worker.report(b"loss", 1.0), "the name of a report is b'loss'; give a str"),
+            (lambda: worker.check_rule(None), "the rule is None; give a str"),
         )
         for call, sentence in before:
             with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):
@@ -470,6 +472,12 @@ class Alone(unittest.TestCase):
         for wrong in (-1, "0", 1.0, True):
             with self.subTest(wrong), self.assertRaisesRegex(psd.UsageError, f"worker is {wrong!r}; give this worker's number, from 0"):
                 psd.connect(here, insecure=True, worker=wrong)
+        for how, sentence in (({"worker": 10**12}, "worker .* is too high: workers count from 0 to "),
+                              ({"job": "a b"}, 'job "a b" is not the name of a job: it is one word'),
+                              ({"rows": -1}, "rows is -1; give a whole number"), ({"rows": "9"}, "rows is '9'; give a whole number"),
+                              ({"net_threads": 1.5}, "net_threads is 1.5; give a whole number"), ({"net_threads": 99}, "it takes 0 to 16")):
+            with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):
+                psd.connect(here, insecure=True, **how)  # type: ignore[arg-type]
         for call in (psd.connect, psd.Follower):
             with self.assertRaisesRegex(psd.UsageError, "an argument is 3; names, keys and files are texts or paths"):
                 call(here, insecure=True, job=3)

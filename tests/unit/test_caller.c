@@ -96,7 +96,7 @@ Test(caller, what_the_servers_would_refuse_is_refused_here)
     cr_expect(strstr(err.text, "`join` is longer than 127 bytes"), "%s", err.text);
     given = config(), given.job = "two words";
     cr_expect_eq(read_it(&given), PSD_EINVAL);
-    cr_expect(strstr(err.text, "job \"two words\" must be one word"), "%s", err.text);
+    cr_expect(strstr(err.text, "job \"two words\" is not the name of a job: it is one word"), "%s", err.text);
     given = config(), given.name = "a\"quote";
     cr_expect_eq(read_it(&given), PSD_EINVAL);
     cr_expect(strstr(err.text, "cannot be a worker's name"), "%s", err.text);

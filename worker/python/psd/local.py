@@ -28,6 +28,7 @@ END_TIMEOUT = 40.0  # and that all may take to end, including a last checkpoint
 STOP_TIMEOUT = 2.0  # that workers may take to end after each signal
 PERIOD = 0.2  # between looks at the servers while workers run
 GRACE = 0.3  # in which workers may learn from a server that ends why it does
+_OWN_OPTIONS = {"insecure", "join", "listen", "server_index", "status_listen"}
 _WRONG_ARGUMENTS = (64, 78)  # exit codes of a server
 LAST_LINES = 8  # of a process that failed, which an exception quotes
 
@@ -120,6 +121,8 @@ class LocalJob:
     def __init__(self, optimizer: str, servers: int, workers: int, job: str, options: dict[str, Any]) -> None:
         if not isinstance(optimizer, str):
             raise UsageError(f"the optimizer is a {type(optimizer).__name__}", hint='name it, with its values: "adam(lr=1e-3)"')
+        for name in _OWN_OPTIONS & options.keys():
+            raise UsageError(f"psd.launch sets {name} itself", hint="leave it out; psdctl run takes all options")
         if "restarts" in options:
             raise UsageError("psd.launch restarts nothing", hint="start this program by psdctl run JOB -- PROGRAM, which does")
         if not all(isinstance(n, int) and n > 0 for n in (servers, workers)):

@@ -32,13 +32,12 @@ from .arrays import Array, check_apart
 from .data import Loader, Sampler
 from .errors import Stopped, UsageError, WentBackError
 from .same_rows import SameRows
-from .worker import Position, Worker, connect, log, number
+from .worker import _EX_STOPPED, Position, Worker, connect, log, number
 
 _VALUE = re.compile(r"(\w+)=([-+.\d][-+.\w]*)")  # values in a rule's text; those of the wrapped rule come first
 # Keys that torch's optimizers and schedulers keep in groups besides values of the rule.
 _NOT_VALUES = ("params", "names", "initial_lr", "max_lr", "min_lr", "base_lr", "maximize", "foreach", "capturable", "differentiable",
                "fused")
-_EX_STOPPED = 75  # stopped before finishing: start again to continue
 _LOOKED_AT = 64  # elements of each parameter by which changes through p.data are seen
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
@@ -164,7 +163,7 @@ def _named(params: Iterable[Any]) -> list[dict[str, Any]]:
             if not isinstance(p, torch.Tensor):
                 raise UsageError(f"parameter {name} is a {type(p).__name__}, not a tensor",
                                  hint="give model.named_parameters(), or a list of groups only")
-            if isinstance(p, torch.nn.parameter.UninitializedTensorMixin):
+            if torch.nn.parameter.is_lazy(p):
                 raise UsageError(f"parameter {name} has no shape yet, as those of a lazy module before its first batch",
                                  hint="call the model once, with a batch, before psd.Optimizer is made: model(inputs)")
             once.setdefault(id(p), (name, p))
@@ -344,11 +343,11 @@ class Optimizer(torch.optim.Optimizer):
                 gradient = torch.from_numpy(flat[at:at + n].reshape(shape))
                 at += n
             else:
-                gradient = torch.zeros(shape, pin_memory=True)
+                gradient = torch.zeros(shape, dtype=torch.float32, pin_memory=True)
             if p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous():
                 weights = p.detach().numpy()
             else:
-                master = torch.empty(shape, pin_memory=p.device.type != "cpu")
+                master = torch.empty(shape, dtype=torch.float32, pin_memory=p.device.type != "cpu")
                 weights = master.copy_(p.detach()).numpy()
             self._slots.append(_Slot(index, name, p, weights, gradient))
 
@@ -732,6 +731,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._stops += 1
+        self.worker.stop()
         if self._stops > 1 or not self._run:  # the second signal, or one before training began
             raise Stopped(_EX_STOPPED)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import logging
+import math
 import os
 import re
 import sys
@@ -25,7 +26,7 @@ import numpy as np
 
 from . import arrays, capi
 from .arrays import Array
-from .errors import UsageError, WentBackError, error_of
+from .errors import Stopped, UsageError, WentBackError, error_of
 from .state import Field, fields
 
 log = logging.getLogger("psd")
@@ -43,6 +44,8 @@ _ADDRESS = re.compile(r"tcp://(?:\[[^\]\s]+\]|[^\s:/]+):(\d{1,5})|ipc://.+")
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 Timeout = Union[float, str, None]  # seconds, or a duration as in job files ("15s"); None: no limit
 LEAVE_TIMEOUT = 5.0  # seconds that leaving may take by default
+_STOP_GRACE = 2.0  # seconds that a worker that has to end waits for its step, because others need its gradient, as psd-worker does
+_EX_STOPPED = 75  # stopped before finishing: start again to continue
 _LONG_STEP = 60.0  # seconds after which a wait for others' step is a warning
 _QUIET = 10.0  # seconds between warnings of steps that were not made
 
@@ -119,6 +122,7 @@ class _Handle:
         self.guard = guards.get(join or os.environ.get("PSD_JOIN") or "")
         self._close = close or capi.load().psd_worker_close
         self.pending: BaseException | None = None  # raised while the library waited
+        self.is_stopping, self.stop_by = False, math.inf  # whether the worker has to end, and until when it waits for its step
         self.log = capi.LogFunction(_Log())
         look = _look_for_signals(weakref.ref(self))  # no reference cycle, so that dropping the last array or worker closes it at once
         next(look)
@@ -161,15 +165,15 @@ class _Log:
 
 
 def _look_for_signals(handle: weakref.ref[_Handle]) -> Generator[int, None, None]:
-    """Each resumption lets Python handle its signals, in the main thread, and looks after the job's servers if psd.launch has
-    started them; an exception ends the wait. A generator, because it resumes inside its `try`, whereas a function would be entered
-    outside of one."""
+    """Each resumption lets Python handle its signals, in the main thread, looks after the job's servers if psd.launch has started
+    them, and after a stop that is under way; an exception ends the wait. A generator, because it resumes inside its `try`, whereas a
+    function would be entered outside of one."""
     enough = 0
     while True:
         try:
             yield enough
             enough = 0
-            _look_after_servers(handle)
+            _look_after_job(handle)
         except GeneratorExit:
             return
         except BaseException as raised:  # mainly KeyboardInterrupt
@@ -180,10 +184,17 @@ def _look_for_signals(handle: weakref.ref[_Handle]) -> Generator[int, None, None
             del self
 
 
-def _look_after_servers(handle: weakref.ref[_Handle]) -> None:
+def _look_after_job(handle: weakref.ref[_Handle]) -> None:
     held = handle()
-    if held is not None and held.guard is not None:
+    if held is None:
+        return
+    if held.guard is not None:
         held.guard()
+    if held.is_stopping:
+        held.stop_by = min(held.stop_by, time.monotonic() + _STOP_GRACE)
+        if time.monotonic() >= held.stop_by:
+            log.warning("stop a signal has asked this worker to end, and its step did not end within %g s", _STOP_GRACE)
+            raise Stopped(_EX_STOPPED)
 
 
 class Ticket(NamedTuple):
@@ -525,7 +536,7 @@ class Worker:
     def report(self, name: str, value: float) -> None:
         """Show a number ("val/accuracy") on the servers' status page. Does not wait."""
         with self._lock:
-            self._check(self._lib.psd_worker_report(self._pointer, name.encode(), number(value, name)))
+            self._check(self._lib.psd_worker_report(self._pointer, _text(name, "the name of a report"), number(value, name)))
 
     # ---- facts ----
 
@@ -550,7 +561,7 @@ class Worker:
     def check_rule(self, rule: str) -> None:
         """RefusedError, naming both rules, unless the job trains with this one; defaults may be left out."""
         with self._lock:
-            self._check(self._lib.psd_worker_check_rule(self._pointer, rule.encode()))
+            self._check(self._lib.psd_worker_check_rule(self._pointer, _text(rule, "the rule")))
 
     def group(self, tensor: str) -> Group:
         """How the job trains a tensor of that name, registered or not."""
@@ -615,6 +626,10 @@ class Worker:
                 _ends.append(finished)
             self._check(code)
 
+    def stop(self) -> None:
+        """This worker has to end: a wait for a step that does not come ends with Stopped, and its work is not done."""
+        self._handle.is_stopping = True
+
     def close(self) -> None:
         """Leave, unfinished, if it has not left yet, and ignore errors."""
         self._leave_quietly(finished=False)
@@ -668,7 +683,7 @@ def leave_all(finished: bool, but: list[Worker]) -> bool:
     for worker in open_workers():
         if worker in but:
             continue
-        if finished and worker.names:
+        if finished and worker.names and not worker._handle.is_stopping:
             ended_well |= worker._leave_quietly(finished=True)
         else:
             worker.close()
@@ -745,7 +760,19 @@ def _id(worker: Any) -> int:
         return 0
     if isinstance(worker, bool) or not isinstance(worker, (int, np.integer)) or worker < 0:
         raise UsageError(f"worker is {worker!r:.60}", hint="give this worker's number, from 0, or leave it out to get a free one")
-    return int(worker) + 1
+    return min(int(worker), 2**31 - 2) + 1
+
+
+def _whole(value: Any, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**63:
+        raise UsageError(f"{what} is {value!r:.60}", hint="give a whole number from 0 on")
+    return int(value)
+
+
+def _text(text: Any, what: str) -> bytes:
+    if not isinstance(text, str):
+        raise UsageError(f"{what} is {text!r:.60}", hint="give a str")
+    return text.encode()
 
 
 def connect(join: str | None = None, *, job: str | None = None, worker: int | None = None, name: str | None = None,
@@ -770,8 +797,9 @@ def connect(join: str | None = None, *, job: str | None = None, worker: int | No
                          worker=_id(worker),
                          join_timeout_ms=_ms(join_timeout), log=handle.log,
                          key=_bytes(key), server_public=_bytes(server_public), insecure=insecure,
-                         cluster_file=_bytes(cluster_file), recipe=_bytes(recipe), rows=rows, job_file=_bytes(job_file),
-                         interrupted=handle.interrupted, net_threads=net_threads)
+                         cluster_file=_bytes(cluster_file), recipe=_bytes(recipe), rows=_whole(rows, "rows"),
+                         job_file=_bytes(job_file),
+                         interrupted=handle.interrupted, net_threads=min(_whole(net_threads, "net_threads"), 2**31 - 1))
     code = capi.load().psd_worker_connect(byref(handle.pointer), byref(config))
     if not handle.pointer:
         raise error_of(-2, "no memory for a worker")
