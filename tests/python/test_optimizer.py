@@ -685,6 +685,8 @@ class Torch(unittest.TestCase):
             (lambda w, opt: next(psd.batches(X, opt, 2, epochs="3")), "epochs is '3'; give a number"),
             (lambda w, opt: next(psd.batches([1, 2], opt, 2, epochs=999)),
              "rows cannot be taken from list by a list of numbers; give arrays"),
+            (lambda w, opt: next(psd.batches(mock.MagicMock(__len__=lambda _: 4, __getitem__=mock.Mock(side_effect=KeyError)), opt, 2)),
+             r"from MagicMock by a list of numbers; .* table.to_numpy\(\)"),
             (lambda w, opt: list(psd.Sampler(range(4), opt, 2)), "call opt.step"),
             (lambda w, opt: list(DataLoader(X, sampler=psd.Sampler(X, opt, 2))), "as sampler=, .*; give it as batch_sampler=, without"),
             (lambda w, opt: list(DataLoader(X, sampler=psd.Sampler(X, opt, 2), batch_size=4, drop_last=True)), "as sampler="),

@@ -219,7 +219,7 @@ def batches(data: Any, trainer: Trainer, batch_size: int, epochs: float = 1, shu
     for rows in sampler._until(last):
         try:
             cut = tuple(part[rows] for part in parts)
-        except TypeError:
+        except (TypeError, KeyError):  # a pandas.DataFrame takes them for names of columns
             raise UsageError(f"rows cannot be taken from {', '.join(type(part).__name__ for part in parts)} by a list of numbers",
-                             hint="give arrays of numpy or torch") from None
+                             hint="give arrays of numpy or torch; of a table, table.to_numpy()") from None
         yield cut if isinstance(data, tuple) else cut[0]

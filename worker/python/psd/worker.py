@@ -413,7 +413,8 @@ class Worker:
         """`begin` and `wait`: push gradients, and return when the registered arrays hold the resulting weights."""
         self.begin(gradients, samples, loss)
         self.wait(timeout)
-        return self.position
+        assert self._at is not None
+        return self._at
 
     def skip(self) -> None:
         """Take part in the next step with nothing."""
