@@ -146,6 +146,17 @@ class Launch(unittest.TestCase):
         self.assertEqual((count_servers(name), worker.has_left, job.directory.exists(), os.environ.get("PSD_JOIN")),
                          (0, True, False, None))
 
+    def test_a_job_that_is_finished_says_so_to_whoever_comes_later(self) -> None:
+        finished = "the job of this psd.launch is finished, and its servers have ended; .* open another psd.launch for more"
+        with self.launch() as job:
+            with psd.connect() as worker:
+                worker.register({"w": np.zeros(2, np.float32)})
+            for server in job._servers:
+                self.assertEqual(server.wait(timeout=support.PATIENCE), 0)
+            for late in (psd.connect, lambda: psd.Follower().pull(timeout=None), lambda: job.run(work, "")):
+                with self.assertRaisesRegex(psd.UnavailableError, finished):
+                    late()
+
     def test_an_exception_or_nobody_ends_it_too(self) -> None:
         name = f"none-{os.getpid()}"
         with self.launch(job=name):

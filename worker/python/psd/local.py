@@ -185,9 +185,16 @@ class LocalJob:
                 return UnavailableError(f"server {index} {_end(code)}", hint=f"{hint}; its last lines:{words}" if words else hint)
         return None
 
+    def _find_finished(self) -> PsdError | None:
+        """Servers end when all workers have finished."""
+        if any(server.poll() is None for server in self._servers):
+            return None
+        return UnavailableError("the job of this psd.launch is finished, and its servers have ended",
+                                hint="train to the end with one psd.Optimizer, or open another psd.launch for more")
+
     def _guard(self) -> None:
-        """While a worker of this process waits: raise if a server has died, unless the worker may yet hear why."""
-        lost = self._find_lost()
+        """While a worker of this process waits: raise if a server has died, or all have ended, unless the worker may yet hear why."""
+        lost = self._find_lost() or self._find_finished()
         if lost is None:
             return
         self._lost_at = self._lost_at or time.monotonic()
@@ -202,6 +209,9 @@ class LocalJob:
         It must be importable, as multiprocessing's "spawn" requires. As soon as one of them fails or a server dies, the others are
         stopped, and PsdError says which, how it ended, and its last lines."""
         _check_importable(function, arguments)
+        ended = self._find_lost() or self._find_finished()
+        if ended:
+            raise ended
         context = multiprocessing.get_context("spawn")
         processes = [context.Process(target=_work, args=(i, self._environment, self._words(i), function, arguments))
                      for i in range(self.workers)]
