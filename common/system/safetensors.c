@@ -207,11 +207,12 @@ static int refuse_format(const psd_safetensors_t *self, uint64_t n_file, uint64_
         return psd_err_set(
             err, PSD_EDATA,
             "%s was written by torch.save; save the state_dict as safetensors, or as npz with numpy.savez, and convert "
-            "that: psdctl import --from=FILE --to=%.100s.safetensors",
+            "that: psdctl import JOB --from=FILE --to=%.100s.safetensors",
             self->path, self->path);
     if (is_zip)
-        return psd_err_set(err, PSD_EDATA, "%s is an npz archive; convert it: psdctl import --from=%.150s --to=%.150s.safetensors",
-                           self->path, self->path, self->path);
+        return psd_err_set(err, PSD_EDATA,
+                           "%s is an npz archive; convert it: psdctl import JOB --from=%.150s --to=%.150s.safetensors", self->path,
+                           self->path, self->path);
     return psd_err_set(err, PSD_EDATA,
                        "%s: a header of %" PRIu64 " bytes in a file of %" PRIu64 ": it is damaged, or not a safetensors file",
                        self->path, length, n_file);

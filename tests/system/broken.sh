@@ -123,7 +123,7 @@ file 65 1:46 'the weights of all 2 training rows are 0' "data: {train: 'csv:zero
 printf 'a,w,y\n1,1,0\n2,0,1\n' >some.csv
 file 65 1:68 'the weights of all 2 test rows are 0' "data: {train: 'csv:some.csv', test: 'csv:zero.csv', weight_column: w}\n"
 printf 'PK\003\004%0200d' 0 >net.npz
-file 65 2:7 'net.npz is an npz archive; convert it: psdctl import --from=' 'data: {train: glyphs:100}\ninit: net.npz\n'
+file 65 2:7 'net.npz is an npz archive; convert it: psdctl import JOB --from=net.npz --to=' 'data: {train: glyphs:100}\ninit: net.npz\n'
 printf 'PK\003\004%026dnet/data.pkl%0200d' 0 0 >net.pt
 file 65 2:7 'net.pt was written by torch.save; save the state_dict as safetensors, or as npz|psdctl import' 'data: {train: glyphs:100}\ninit: net.pt\n'
 printf '\200\002%0200d' 0 >old.pt
