@@ -187,7 +187,12 @@ Test(admin, a_drained_worker_exits_with_0_and_the_others_continue)
     unsigned ended = 0; /* it is unknown which of the processes is worker 1 */
     for (const uint64_t end = cluster_now_ms() + DONE_MS; !ended && cluster_now_ms() < end; cluster_nap())
         for (unsigned w = 0; w < 3; w++)
-            ended += cluster_wait(&cluster.worker[w], 0) == 0;
+            if (cluster_wait(&cluster.worker[w], 0) == 0) {
+                char *line = cluster_printed(&cluster, &cluster.worker[w], "out");
+                cr_expect_eq(strncmp(line, "drained run=", 12), 0, "%s", line);
+                free(line);
+                ended++;
+            }
     cr_assert_eq(ended, 1, "one has ended, with 0");
     cluster_await_steps(&cluster, (uint64_t)steps() + 20);
 }

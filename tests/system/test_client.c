@@ -397,6 +397,7 @@ Test(client, the_descriptor_is_readable_when_the_open_ticket_is_done_and_not_bef
         const psd_ticket_t ticket = begin_step(first);
         cr_expect_eq(is_readable(first, 0), 0, "the second has not pushed in round %d", round);
         cr_expect_eq(psd_worker_wait(first, ticket, 0), PSD_W_EAGAIN);
+        cr_expect_eq(round > 1 ? psd_worker_wait(first, ticket - 1, 0) : PSD_W_OK, PSD_W_OK, "the one before is over");
         const psd_ticket_t other = begin_step(second);
         cr_assert_eq(is_readable(first, DONE_MS), 1);
         cr_assert_eq(psd_worker_wait(first, ticket, 0), PSD_W_OK, "and then there is nothing to wait for: %s",

@@ -102,6 +102,8 @@ Test(caller, what_the_servers_would_refuse_is_refused_here)
     cr_expect(strstr(err.text, "cannot be a worker's name"), "%s", err.text);
     given = config(), given.recipe = longest;
     cr_expect_eq(read_it(&given), PSD_EINVAL);
+    given = config(), given.net_threads = 16;
+    cr_expect_eq(read_it(&given), PSD_OK, "%s", err.text);
     given = config(), given.net_threads = 17;
     cr_expect_eq(read_it(&given), PSD_EINVAL);
 }

@@ -141,6 +141,33 @@ Test(handover, a_model_that_is_on_its_way_does_not_time_out)
                  "its time is the caller's to choose");
 }
 
+static bool run_an_idle_turn(void *arg, uint64_t limit_ns)
+{
+    (void)arg, (void)limit_ns;
+    usleep(1000);
+    psd_handover_progress(handover, "waiting for the rest", false, false, 1);
+    return true;
+}
+
+Test(handover, a_model_of_which_nothing_more_comes_times_out)
+{
+    psd_handover_run_by(handover, run_an_idle_turn, NULL);
+    enter(PSD_PHASE_REGISTERING, 0, false);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "register", 50, &err), PSD_ETIMEOUT);
+    cr_expect_str_eq(err.text, "register: nothing after 50 ms; waiting for the rest");
+}
+
+static int enough(void *arg) { return (void)arg, 1; }
+
+Test(handover, a_caller_that_is_interrupted_is_told_what_it_waited_for)
+{
+    psd_handover_set_interrupt(handover, enough, NULL);
+    enter(PSD_PHASE_EXCHANGING, 0, false);
+    psd_handover_progress(handover, "waiting for workers 1, 3", false, false, 0);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", -1, &err), PSD_ESTOPPED);
+    cr_expect_str_eq(err.text, "exchange: interrupted; waiting for workers 1, 3");
+}
+
 Test(handover, figures_of_tensors_are_the_newest_with_their_step)
 {
     double figure[PSD_SESSION_FIGURES];

@@ -66,6 +66,14 @@ Test(log, words_before_the_first_field_are_the_message_and_values_keep_their_spa
                        "%s", said);
 }
 
+Test(log, texts_that_are_missing_cut_or_have_a_backslash_are_shown_as_such)
+{
+    const char *volatile none = NULL;
+    start(PSD_LOG_LOGFMT, PSD_LOG_INFO);
+    psd_log_info("job.start", "file=%s by=%s cut=%.2s nothing=%.0s n=1", "C:\\dir", none, "abc", "abc");
+    cr_assert_not_null(strstr(said, "file=\"C:\\\\dir\" by=(none) cut=ab nothing=\"\" n=1\n"), "%s", said);
+}
+
 Test(log, a_quoted_value_may_hold_what_looks_like_fields)
 {
     start(PSD_LOG_LOGFMT, PSD_LOG_INFO);

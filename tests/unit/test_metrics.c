@@ -4,6 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "common/base/metrics.h"
 
@@ -91,6 +94,8 @@ Test(metrics, numbers_and_labels_are_written_as_the_format_wants)
     assert_has("psd_gradient_norm +Inf\n");
     assert_has("psd_learning_rate 0.001\n");
     assert_has("psd_up_since_timestamp_seconds 1767225600\n");
+    psd_metrics_set(metrics, PSD_METRIC_UP_SINCE, NULL, 1234567890123457);
+    assert_has("psd_up_since_timestamp_seconds 1234567890123457\n");
     assert_has("psd_validation_metric{name=\"a\\\"b\\\\c\\nd\"} 1\n");
 }
 
@@ -110,8 +115,36 @@ Test(metrics, the_process_is_described)
     psd_metrics_collect(metrics);
     cr_assert_geq(value_of("process_threads"), 1);
     cr_assert_geq(value_of("process_open_fds"), 2);
-    cr_assert_gt(value_of("process_resident_memory_bytes"), 1e5);
-    cr_assert_gt(value_of("process_start_time_seconds"), 1.6e9);
+    const double now = (double)time(NULL), start = value_of("process_start_time_seconds");
+    cr_expect(start <= now + 2 && start > now - 600, "a moment ago: %f, now %f", start, now);
+    long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    cr_assert(file && fscanf(file, "%*d %ld", &pages) == 1);
+    fclose(file);
+    const double bytes = (double)pages * (double)sysconf(_SC_PAGESIZE), told = value_of("process_resident_memory_bytes");
+    cr_expect(told > bytes / 2 && told < bytes * 2, "%f, not %f", told, bytes);
+}
+
+static double used(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+}
+
+Test(metrics, the_processor_time_is_that_of_the_program_and_of_the_system_for_it)
+{
+    struct rusage usage;
+    do { /* until both count */
+        for (int i = 0; i < 1000; i++)
+            (void)!lseek(-1, 0, SEEK_CUR);
+        getrusage(RUSAGE_SELF, &usage);
+    } while (!usage.ru_utime.tv_usec || usage.ru_stime.tv_usec < 20000);
+    const double before = used();
+    psd_metrics_collect(metrics);
+    const double told = value_of("process_cpu_seconds_total");
+    cr_expect(told >= before - 1e-6 && told <= used() + 1e-6, "%f is not from %f to %f", told, before, used());
 }
 
 Test(metrics, open_descriptors_are_those_of_the_process)

@@ -17,6 +17,7 @@ Test(printable, text_stays_and_what_steers_a_terminal_is_escaped)
     shows("a\tb\nc\rd", "a\\tb\\nc\\rd");
     shows("\x1b[31m\x7f", "\\x1b[31m\\x7f");
     shows("\xc2\x9b", "\\xc2\\x9b");
+    shows("\xc2\x9f\xc2\xa0", "\\xc2\\x9f\xc2\xa0");
     shows("\xe2\x80\xae", "\\xe2\\x80\\xae");
 }
 

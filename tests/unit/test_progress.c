@@ -198,6 +198,33 @@ Test(progress, the_pace_starts_again_when_the_job_goes_back)
     psd_progress_destroy(&progress);
 }
 
+Test(progress, a_note_that_becomes_urgent_is_shown_as_such_at_once)
+{
+    psd_progress_t *progress = start("bar", 1);
+    psd_progress_state_t state = at(10);
+    psd_progress_update(progress, 1000, &state);
+    psd_progress_note(progress, 1100, "2 of 3 workers", false);
+    psd_progress_note(progress, 1200, "2 of 3 workers", false);
+    cr_expect_eq(count(written(), '\r'), 1);
+    psd_progress_note(progress, 1300, "2 of 3 workers", true);
+    cr_expect_eq(count(written(), '\r'), 1, "once more");
+    psd_progress_destroy(&progress);
+}
+
+Test(progress, the_pace_starts_again_when_only_samples_go_back)
+{
+    psd_progress_t *progress = start("bar", 1);
+    psd_progress_state_t state = at(10);
+    psd_progress_update(progress, 1000, &state);
+    state.samples = 64;
+    psd_progress_update(progress, 2000, &state);
+    state = at(11);
+    state.samples = 164;
+    psd_progress_update(progress, 3000, &state);
+    cr_expect_not_null(strstr(written(), " 100 samples/s loss 0.5000 ETA 1:29"), "100 in a second, 89 steps left: %s", text);
+    psd_progress_destroy(&progress);
+}
+
 Test(progress, a_metric_of_0_is_shown_and_one_that_is_not_known_is_not)
 {
     psd_progress_t *progress = start("bar", 1);

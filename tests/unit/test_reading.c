@@ -245,6 +245,45 @@ Test(reading, a_waiting_reader_asks_again_and_names_what_it_waits_for)
     cr_expect_null(sent_to(0, PSD_MSG_READ));
 }
 
+static void expect_wait(const char *words)
+{
+    char text[200];
+    psd_reading_describe_wait(reading, text, sizeof text);
+    cr_expect_str_eq(text, words);
+}
+
+Test(reading, a_reason_for_waiting_is_forgotten_with_its_question)
+{
+    for (int turn = 0; turn < 2; turn++) {
+        begin();
+        expect_wait("an answer from server 0");
+        const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+        psd_msg_t wait = message(PSD_MSG_WAIT, seq);
+        snprintf(wait.text, sizeof wait.text, "the job to begin");
+        say(0, &wait, NULL, 0);
+        expect_wait("the job to begin");
+        if (turn) {
+            tell_model(seq);
+            tell_snapshot(seq, RUN, 5);
+            tell_values(0, seq, 5, 17, NAN);
+            cr_expect_eq(psd_reading_phase(reading), PSD_READING_ASKING, "it is gone");
+            expect_wait("an answer from server 0");
+        }
+        psd_reading_stop(reading);
+    }
+}
+
+Test(reading, a_job_that_has_failed_ends_reading_with_its_own_code)
+{
+    begin();
+    psd_msg_t no = message(PSD_MSG_REFUSED, 0); /* it answers no question */
+    no.code = PSD_REFUSAL_ABSENT;
+    snprintf(no.text, sizeof no.text, "gave up");
+    say(1, &no, NULL, 0);
+    cr_expect_eq(psd_reading_error(reading)->code, PSD_EUNAVAILABLE);
+    cr_expect_not_null(strstr(psd_reading_error(reading)->text, "server 1 refused ("));
+}
+
 Test(reading, a_refusal_of_server_0_is_final_and_names_the_reason)
 {
     begin();

@@ -53,6 +53,19 @@ static void write_two(const char *also, uint32_t worker)
     psd_record_destroy(&record);
 }
 
+Test(record, evaluations_are_in_the_table_at_once_and_what_is_not_finite_is_null)
+{
+    cr_assert_not_null(record = psd_record_new(dir, 0, "csv", &err), "%s", err.text);
+    psd_record_line(record, 1.5, (const psd_measure_t[]){ { "step", 1 }, { "train/loss", INFINITY }, { "lr", -INFINITY } }, 3);
+    cr_expect_gt(read_file("metrics.jsonl"), 0);
+    cr_expect_str_eq((const char *)bytes, "{\"ts\": 1.5, \"step\": 1, \"train/loss\": null, \"lr\": null}\n");
+    psd_record_line(record, 2.5, (const psd_measure_t[]){ { "step", 2 }, { "epoch", 1 }, { "samples", 9 }, { "val/loss", 0.5 } },
+                    4);
+    cr_expect_gt(read_file("metrics.csv"), 0);
+    cr_expect_not_null(strstr((const char *)bytes, "\n2.5,2,1,9,"), "readers see it: %s", bytes);
+    psd_record_destroy(&record);
+}
+
 Test(record, a_table_has_the_same_columns_in_each_line_and_one_head)
 {
     write_two("csv", 0);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "common/optim/optimizer.h"
+#include "common/system/log.h"
 #include "common/system/safetensors.h"
 #include "worker/sampler.h"
 #include "worker/trainer.h"
@@ -325,6 +326,28 @@ static void teardown(void)
 
 TestSuite(trainer, .init = setup, .fini = teardown, .timeout = 600);
 
+static char logged[1 << 14];
+
+static void take_line(void *arg, const char *line, size_t n)
+{
+    (void)arg;
+    if (strlen(logged) + n < sizeof logged)
+        strncat(logged, line, n);
+}
+
+static void keep_log(void)
+{
+    psd_log_init(&(psd_log_config_t){ .level = PSD_LOG_INFO, .format = PSD_LOG_LOGFMT, .sink = take_line });
+}
+
+static unsigned count_logged(const char *words)
+{
+    unsigned n = 0;
+    for (const char *at = logged; (at = strstr(at, words)); at++)
+        n++;
+    return n;
+}
+
 /* The lines of a metrics file that have `key`, as an array. */
 static json_t *lines_with(const char *name, const char *key)
 {
@@ -549,8 +572,24 @@ Test(trainer, a_model_is_saved_with_its_step_and_its_rule)
     psd_safetensors_close(&file);
 }
 
+Test(trainer, it_logs_who_it_is_and_each_evaluation)
+{
+    char words[256];
+    keep_log();
+    server.position = (psd_position_t){ .clock = 1, .world = 3, .rank = 0, .worker = 2 };
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(count_logged(" id=worker.joined worker=2 rank=0 world=3 step=1\n"), 1, "%s", logged);
+    cr_expect_eq(count_logged(" id=train.evaluated step="), 3);
+    snprintf(words, sizeof words, " id=train.evaluated step=24 epoch=3.000 val_loss=%.6g val_accuracy=%.6g weights=fast\n",
+             result.last_score.loss, result.last_score.metric);
+    cr_expect_eq(count_logged(words), 1, "no %s in %s", words, logged);
+    unlink(in_dir("metrics-2.jsonl"));
+    unlink(in_dir("summary-2.json"));
+}
+
 Test(trainer, a_worker_without_rows_takes_part_with_nothing)
 {
+    keep_log();
     server.position = (psd_position_t){ .clock = 1, .world = 3, .rank = 1, .worker = 1 };
     config.batch = 1; /* the row of a round is the last rank's: m r / w is 0 for the others */
     config.stop_epochs = 0;
@@ -561,6 +600,8 @@ Test(trainer, a_worker_without_rows_takes_part_with_nothing)
     cr_assert_eq(server.samples, 0);
     cr_assert_eq(result.last_loss, 0.75, "that of the job, for it has none of its own: %g", result.last_loss);
     cr_assert_eq(server.null_gradients, 4 * 2);
+    cr_expect_eq(count_logged(" id=worker.idle worker=1 rows=1 workers=3 "), 1, "once: %s", logged);
+    cr_expect_eq(count_logged("worker.idle"), 1);
     cr_assert_not(result.evaluated, "only rank 0 evaluates");
     json_t *lines = lines_with("metrics-1.jsonl", "train/samples");
     cr_assert_eq(json_array_size(lines), 4);
