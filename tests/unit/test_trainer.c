@@ -693,6 +693,7 @@ Test(trainer, a_target_that_is_met_ends_the_run_and_one_that_is_not_fails_it)
     cr_assert_geq(result.last_score.metric, 0.2);
     cr_assert_eq(server.left, 1);
     server.position.clock = 1;
+    server.left = -1;
     server.frozen = true;
     config.stop_target = 1.0;
     config.stop_epochs = 1;
@@ -704,11 +705,18 @@ Test(trainer, a_target_that_is_met_ends_the_run_and_one_that_is_not_fails_it)
 
 Test(trainer, patience_ends_a_run_whose_evaluations_do_not_improve)
 {
+    char words[128];
+    keep_log();
     server.frozen = true; /* the weights do not change, so neither does the metric */
     config.stop_patience = 2;
     config.stop_epochs = 50;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
     cr_assert_eq(result.steps, 3 * STEPS, "the first evaluation is the best, two are not better");
+    snprintf(
+        words, sizeof words,
+        " id=train.stopped step=24 reason=\"stop.patience: the last 2 evaluations were no better than accuracy %.6g, of step 8\"\n",
+        result.last_score.metric);
+    cr_expect_eq(count_logged(words), 1, "no %s in %s", words, logged);
     cr_assert_eq(server.left, 1);
     /* The worker's next life knows the evaluations of this one. */
     server.position.clock = 3 * STEPS + 1;
@@ -740,6 +748,11 @@ Test(trainer, patience_goes_by_the_rows_held_out_in_the_next_life_too)
     cr_expect_eq(result.steps, steps + 2 * STEPS, "two evaluations were waited for before");
     json_decref(held);
     json_decref(tested);
+    json_t *summary = json_load_file(in_dir("summary.json"), 0, NULL);
+    cr_expect_eq(number(summary, "holdout_rows"), 1);
+    cr_expect_eq(number(summary, "test_rows"), 200);
+    cr_expect_eq(number(summary, "holdout_metric"), result.held_score.metric);
+    json_decref(summary);
     config.held = NULL;
     psd_dataset_destroy(&one);
 }
@@ -916,6 +929,19 @@ Test(trainer, the_best_mse_is_the_smallest, .init = setup_numbers, .fini = teard
     cr_expect_eq(number(summary, "best_metric"), least);
     cr_expect_eq(number(summary, "last_metric"), result.last_score.metric);
     json_decref(summary);
+}
+
+Test(trainer, a_target_that_is_missed_is_told_with_the_last_value_not_the_best, .init = setup_numbers, .fini = teardown_numbers)
+{
+    char words[128];
+    psd_rule_parse(&server.rule, "sgd(lr=0.3, momentum=0.95)", NULL);
+    config.stop_epochs = 12;
+    config.stop_target = 1e-12;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDIVERGED);
+    cr_assert_gt(result.last_score.metric, result.best_metric);
+    snprintf(words, sizeof words, "the target was not met: mse is %.6g after step 48, and should reach 1e-12",
+             result.last_score.metric);
+    cr_expect_str_eq(err.text, words);
 }
 
 Test(trainer, a_target_of_mse_is_met_from_above, .init = setup_numbers, .fini = teardown_numbers)
