@@ -69,7 +69,7 @@ static void each_of_rounds(const psd_tuning_t *self, line_fn *each, void *arg)
         for (size_t c = 0; c < self->round[r].n; c++) {
             const psd_comparison_t *round = &self->round[r];
             const psd_contender_t *one = &round->contender[c];
-            const psd_spread_t *by = psd_contender_chosen_by(one);
+            const psd_spread_t *by = one->final.n ? psd_contender_chosen_by(one) : &one->ended;
             char value[PSD_CELL] = "", failed[PSD_CELL];
             line_t line = { .optimizer = one->label, .metric = "-" };
             snprintf(line.round, sizeof line.round, "%zu", r + 1);
