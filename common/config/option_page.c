@@ -21,27 +21,40 @@ static const psd_option_program_t programs[] = {
       "psd-worker --insecure --join=tcp://127.0.0.1:7470 --data-train=glyphs --stop-epochs=10\n"
       "psd-worker job.yaml --join=tcp://ps0:7470 --worker-key=gpu1.key --server-public=ps.pub\n"
       "psd-worker job.yaml --join=tcp://ps0:7470 --insecure=false --progress=log\n" },
-    { PSD_PROGRAM_CTL, "psdctl run [options] [JOB]", "A whole training job on this machine: servers, workers, progress and result.",
+    { PSD_PROGRAM_CTL, "psdctl verify [options] [JOB]",
+      "Trains a job as psdctl run does, repeats its rounds in a single process, and compares the hash of every tensor after every "
+      "step.",
+      "psdctl verify job.yaml --stop-epochs=1\n" },
+    { PSD_PROGRAM_CTL, "psdctl run [options] [JOB] [-- PROGRAM...]",
+      "A whole training job on this machine: servers, workers, progress and result. A program of your own after -- runs in "
+      "psd-worker's place, once per worker.",
       "psdctl run job.yaml\n"
       "psdctl run job.yaml --servers=2 --workers-min=4\n"
-      "psdctl run job.yaml --optimizer='lookahead(adam(lr=1e-3), k=5)'\n" },
+      "psdctl run job.yaml --optimizer='lookahead(adam(lr=1e-3), k=5)'\n"
+      "psdctl run job.yaml -- python3 train.py\n" },
     { PSD_PROGRAM_CTL | PSD_PROGRAM_COMPARE, "psdctl compare [options] [JOB]",
       "The same job with several optimizers, on this machine.",
       "psdctl compare job.yaml --optimizers 'sgd(lr=0.1)' 'adam(lr=1e-3)'\n"
       "psdctl compare job.yaml --optimizers 'adam(lr=1e-3)' 'lion(lr=1e-4)' --lr-sweep=0.3,1,3\n"
       "psdctl compare job.yaml --seeds=5 --json\n" },
-    { PSD_PROGRAM_CTL | PSD_PROGRAM_LAUNCH, "psdctl launch [options] [JOB]",
-      "A whole training job on several machines, reached by ssh.",
+    { PSD_PROGRAM_CTL | PSD_PROGRAM_LAUNCH, "psdctl launch [options] [JOB] [-- PROGRAM...]",
+      "A whole training job on several machines, reached by ssh. A program of your own after -- runs in psd-worker's place, once "
+      "per worker.",
       "psdctl launch --hostfile=hosts job.yaml\n"
       "psdctl launch --hostfile=hosts job.yaml --remote-bin=/opt/psd/bin --checkpoint-dir=/shared/job\n" },
 };
 
-const psd_option_program_t *psd_option_program_of(unsigned mask)
+const psd_option_program_t *psd_option_program_of(const char *name, unsigned mask)
 {
-    size_t i = sizeof programs / sizeof *programs - 1;
-    while (i && programs[i].programs != mask)
-        i--;
-    return &programs[i];
+    const size_t n = strlen(name);
+    size_t found = 0;
+    for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {
+        if (programs[i].programs == mask)
+            found = i;
+        if (!strncmp(programs[i].usage, name, n) && strcspn(programs[i].usage, "[") == n + 1)
+            return &programs[i];
+    }
+    return &programs[found];
 }
 
 /* In the order of psd_program_t's bits. */
@@ -95,7 +108,7 @@ void psd_option_help(const char *name, unsigned mask, const char *word)
         { "help", 'h', "WORD", OPTION_ARG_OPTIONAL, "this text, or the options that contain WORD", 2 },
         { "version", 'V', NULL, 0, "print the version", 2 },
     };
-    const psd_option_program_t *program = psd_option_program_of(mask);
+    const psd_option_program_t *program = psd_option_program_of(name, mask);
     table_t *table = calloc(1, sizeof *table);
     char doc[600], own[64];
     if (!table)
@@ -110,21 +123,20 @@ void psd_option_help(const char *name, unsigned mask, const char *word)
              "64}).",
              program->about);
     snprintf(own, sizeof own, "%s", name);
-    struct argp argp = { table->entry, NULL, "[JOB]", doc, NULL, NULL, NULL };
+    struct argp argp = { table->entry, NULL, strstr(program->usage, "[JOB]"), doc, NULL, NULL, NULL };
     setenv("ARGP_HELP_FMT", "no-dup-args-note", 0);
     if (n || !word)
         argp_help(&argp, stdout, word ? ARGP_HELP_LONG : ARGP_HELP_STD_HELP & ~(unsigned)ARGP_HELP_EXIT_OK, own);
     free(table);
 }
 
-void psd_option_brief(FILE *out, unsigned mask)
+void psd_option_brief(FILE *out, const char *name, unsigned mask)
 {
-    const psd_option_program_t *program = psd_option_program_of(mask);
+    const psd_option_program_t *program = psd_option_program_of(name, mask);
     fprintf(out, "Usage: %s\n%s\n\n", program->usage, program->about);
     for (const char *at = program->examples; *at; at += strcspn(at, "\n") + 1)
         fprintf(out, "  %.*s\n", (int)strcspn(at, "\n"), at);
-    fprintf(out, "\n%.*s --help lists all options, --help=WORD those that contain a word.\n", (int)strcspn(program->usage, "["),
-            program->usage);
+    fprintf(out, "\n%s --help lists all options, --help=WORD those that contain a word.\n", name);
 }
 
 /* -- Markdown ---------------------------------------------------------------------------------------------- */

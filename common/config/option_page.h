@@ -13,8 +13,8 @@ typedef struct psd_option_program {
     const char *examples; /* lines, each a command */
 } psd_option_program_t;
 
-/* The one that takes the flags of this mask; never NULL. */
-const psd_option_program_t *psd_option_program_of(unsigned programs);
+/* The one of this name; otherwise, as of a program that was renamed, one that takes the flags of this mask. Never NULL. */
+const psd_option_program_t *psd_option_program_of(const char *name, unsigned programs);
 
 /* The program that takes a row's flag, for messages: the first of them, such as "psd-worker". */
 const char *psd_option_program(const psd_option_t *row);
@@ -23,7 +23,7 @@ const char *psd_option_program(const psd_option_t *row);
 void psd_option_help(const char *name, unsigned programs, const char *word);
 
 /* The text that a program prints without arguments: a usage line, examples, and where to find more. */
-void psd_option_brief(FILE *out, unsigned programs);
+void psd_option_brief(FILE *out, const char *name, unsigned programs);
 
 /* The table of docs/options.md. */
 void psd_option_markdown(FILE *out);

@@ -382,7 +382,7 @@ int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t
     const char *slash = strrchr(argv[0], '/');
     self->name = slash ? slash + 1 : argv[0];
     if (argc == 1 && !is_told_by_environment()) {
-        psd_option_brief(stderr, self->program);
+        psd_option_brief(stderr, self->name, self->program);
         return psd_err_set(err, PSD_EUSAGE, "%s: give it a job file, or options", self->name);
     }
     const int rc = load_argv(self, argc, argv);

@@ -151,7 +151,7 @@ static void environment(FILE *out)
 
 static void program(const char *name, int number, unsigned mask, const char *does, const char *see)
 {
-    const psd_option_program_t *p = psd_option_program_of(mask);
+    const psd_option_program_t *p = psd_option_program_of(name, mask);
     FILE *out = begin(name, number, does);
     synopsis(out, p->usage);
     section(out, "DESCRIPTION");

@@ -78,6 +78,20 @@ Test(option_page, help_for_a_word_lists_what_holds_it_in_name_or_meaning)
     cr_expect_not_null(strstr(text, "no option of psd contains \"nothing of the kind\""));
 }
 
+Test(option_page, help_of_a_verb_says_what_that_verb_does)
+{
+    char text[1 << 16];
+    cr_redirect_stdout();
+    psd_option_help("psdctl verify", PSD_PROGRAM_CTL, NULL);
+    fflush(stdout);
+    text[fread(text, 1, sizeof text - 1, cr_get_redirected_stdout())] = '\0';
+    cr_expect_not_null(strstr(text, "single process"));
+    cr_expect_null(strstr(text, "PROGRAM"), "verify takes no program");
+    cr_expect_not_null(strstr(psd_option_program_of("psdctl run", PSD_PROGRAM_CTL)->usage, "[-- PROGRAM...]"));
+    cr_expect(psd_option_program_of("psd-server", PSD_PROGRAM_SERVER) == psd_option_program_of("psd", PSD_PROGRAM_SERVER),
+              "renamed");
+}
+
 Test(option_page, bounds_are_numbers_in_the_unit_of_the_value)
 {
     double least, most;
