@@ -97,7 +97,7 @@ static void check_plainness(reader_t *self, const yaml_event_t *event)
     if (anchor_of(event))
         complain(self, event->start_mark, "&%.40s is an anchor; write each value out", anchor_of(event));
     if (tag_of(event))
-        complain(self, event->start_mark, "tag %.40s; psd knows the types, leave it out", tag_of(event));
+        complain(self, event->start_mark, "tag %.40s is not needed, because psd knows the types; leave it out", tag_of(event));
 }
 
 static bool opens(const yaml_event_t *event)

@@ -383,7 +383,7 @@ int psd_options_load(psd_options_t *self, int argc, char *const *argv, psd_err_t
     self->name = slash ? slash + 1 : argv[0];
     if (argc == 1 && !is_told_by_environment()) {
         psd_option_brief(stderr, self->name, self->program);
-        return psd_err_set(err, PSD_EUSAGE, "%s: give it a job file, or options", self->name);
+        return psd_err_set(err, PSD_EUSAGE, "no job: give a job file, or options");
     }
     const int rc = load_argv(self, argc, argv);
     return rc ? rc : load_rest(self, err);

@@ -151,12 +151,13 @@ int psd_usage_read(const psd_usage_t *usage, int argc, char *const *argv, psd_gi
         .name = usage->name, .own = usage->flag, .programs = usage->programs, .argc = argc, .argv = argv, .next = 1
     };
     size_t n_wanted;
+    char line[200];
     int rc = begin(usage, argc, out, err);
     for (psd_flags_kind_t kind; !rc && (kind = psd_flags_next(&flags)) != PSD_FLAGS_END;)
         rc = take(usage, out, &flags, kind, err);
     count_words(usage->words, &n_wanted);
     if (!rc && !usage->programs && out->n_words < n_wanted)
-        rc = psd_err_set(err, PSD_EUSAGE, "%s is missing; it takes %s", out->n_words ? "a word" : usage->words, usage->words);
+        rc = psd_err_set(err, PSD_EUSAGE, "an argument is missing; write %s", psd_usage_line(usage, line, sizeof line));
     return rc;
 }
 

@@ -93,7 +93,7 @@ int psd_clusterfile_read(psd_clusterfile_t *out, const char *path, const char *j
     if (!unpack(out, all))
         rc = psd_err_set(err, PSD_EDATA, "cluster.file %s has no valid %s of server 0: remove it, or name another", path, schema);
     else if (strcmp(out->job, job))
-        rc = psd_err_set(err, PSD_EAGAIN, "cluster.file %s is of job %s, this is job %s", path, out->job, job);
+        rc = psd_err_set(err, PSD_EAGAIN, "cluster.file %s belongs to job %s, and this is job %s", path, out->job, job);
     json_decref(all);
     free(text);
     fclose(file);

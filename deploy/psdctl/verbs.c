@@ -54,6 +54,8 @@ static void complain(const char *first, const char *name, psd_err_t *err)
     list_group(first, group, sizeof group);
     if (*nearest.word)
         psd_err_set(err, PSD_EUSAGE, "there is no verb %.60s; did you mean psdctl %s?", name, nearest.word);
+    else if (*group && !strcmp(first, name))
+        psd_err_set(err, PSD_EUSAGE, "%s needs a second word, one of %s", name, group);
     else if (*group)
         psd_err_set(err, PSD_EUSAGE, "there is no verb %.60s; after %s write one of %s", name, first, group);
     else if (*first == '-')

@@ -923,6 +923,6 @@ int psd_ckpt_commit(const char *dir, const psd_ckpt_facts_t *facts, const psd_te
     psd_err_t why = { 0 };
     pruning_t pruning = { .dir = dir, .spared = facts->clock, .err = &why };
     if (prune(&pruning, keep) != PSD_OK)
-        psd_log_warn("checkpoint.prune", "old checkpoints stay why=\"%s\"", why.text);
+        psd_log_warn("checkpoint.prune", "cannot remove old checkpoints why=\"%s\"", why.text);
     return PSD_OK;
 }

@@ -34,7 +34,7 @@ static answer_t pause(psd_admin_t *self, request_t *r)
     char where[64];
     psd_coordinator_pause(r->job, r->now_ms, true, r->out);
     psd_coordinator_describe_position(r->job, where, sizeof where);
-    return say(r, DONE, "paused after %s; psdctl resume continues", where);
+    return say(r, DONE, "paused after %s; run psdctl resume to continue", where);
 }
 
 static answer_t resume(psd_admin_t *self, request_t *r)
@@ -52,7 +52,7 @@ static answer_t drain(psd_admin_t *self, request_t *r)
     if (r->number != self->drain.asked) {
         const psd_worker_row_t *row = psd_coordinator_drain(r->job, r->request->word, r->out);
         if (!row)
-            return say(r, NO, "no worker %.80s is here; psdctl status lists those that are", r->request->word);
+            return say(r, NO, "there is no worker %.80s; psdctl status lists the workers", r->request->word);
         self->drain.asked = r->number;
         self->drain.worker = row->id;
         self->drain.incarnation = row->incarnation;

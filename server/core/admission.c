@@ -72,7 +72,7 @@ void psd_admission_judge(psd_admission_t *out, const psd_admission_look_t *look,
                "%d bytes, without quotes, = or backslash",
                hello->name, PSD_MAX_NAME - 1);
     } else if (asked && psd_worker_is_anothers(asked, psd_peer_user(hello->from))) {
-        refuse(out, PSD_REFUSAL_WORKER, "worker %u is another user's", asked->id);
+        refuse(out, PSD_REFUSAL_WORKER, "worker id %u belongs to another user", asked->id);
     } else if (!row && look->over) {
         refuse(out, PSD_REFUSAL_JOB, "job %s %s", look->job, look->over);
     } else if (row) {

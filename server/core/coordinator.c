@@ -969,7 +969,7 @@ static bool is_of_this_job(psd_coordinator_t *self, const psd_heard_t *in, const
 {
     const bool is = !strcmp(job, self->job);
     if (!is)
-        refuse(self, in->from, in->msg->seq, PSD_REFUSAL_JOB, in->out, "this is job %s, you are of job %s", self->job, job);
+        refuse(self, in->from, in->msg->seq, PSD_REFUSAL_JOB, in->out, "this is job %s, you belong to job %s", self->job, job);
     return is;
 }
 
@@ -1159,7 +1159,7 @@ int psd_coordinator_set(psd_coordinator_t *self, uint64_t now_ms, const char *wh
                         psd_actions_t *out, psd_err_t *err)
 {
     if (strcmp(what, "optimizer.lr") || !(value >= 0) || value > MAX_LR)
-        return psd_err_set(err, PSD_ECONFIG, "setting \"%.60s\" to %g: only optimizer.lr can be set, to 0..%g", what, value,
+        return psd_err_set(err, PSD_ECONFIG, "%.60s cannot be set to %g: only optimizer.lr can be set, from 0 to %g", what, value,
                            (double)MAX_LR);
     bool news = self->config.lr != value;
     if (news)

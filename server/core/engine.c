@@ -1706,7 +1706,7 @@ static void on_residual(psd_engine_t *self, const psd_heard_t *in)
         return;
     }
     if (!isfinite(psd_sum_of_squares(in->payload->data, msg->n_elements))) {
-        refuse(self, in->from, PSD_REFUSAL_SHAPE, in->out, "residual of part %u has Inf or NaN, which no code leaves", msg->part);
+        refuse(self, in->from, PSD_REFUSAL_SHAPE, in->out, "residual of part %u has Inf or NaN; a residual is finite", msg->part);
         return;
     }
     if (!psd_residuals_take(&self->residuals, w->id, w->incarnation, msg->clock, msg->part, in->now_ms))

@@ -35,6 +35,7 @@ expect 64 "CLOCK is a whole number, as psdctl checkpoint list shows it; not 9999
 expect 66 "there is no checkpoint below $dir/none" checkpoint list "$dir/none"
 expect 64 "at least 2" checkpoint prune "$dir" --keep 1
 expect 64 "--keep: keep is \"2x\", not a valid whole number" checkpoint prune "$dir" --keep=2x
+expect 64 "checkpoint needs a second word, one of list, verify, save, prune" checkpoint
 expect 64 "there is no verb checkpoint burn; after checkpoint write one of list, verify, save, prune" checkpoint burn "$dir"
 
 cp -a "$dir/000000000010" "$dir/000000000015" # an attempt that was not finished

@@ -220,7 +220,7 @@ Test(admin, an_impossible_request_is_refused_in_a_sentence)
     cr_assert_eq(ask(said, "pause --job=other"), 76);
     cr_assert_str_eq(said, "psdctl pause: this is job psd, you ask for job other\n");
     cr_assert_eq(ask(said, "drain nobody"), 76);
-    cr_assert_str_eq(said, "psdctl drain: no worker nobody is here; psdctl status lists those that are\n");
+    cr_assert_str_eq(said, "psdctl drain: there is no worker nobody; psdctl status lists the workers\n");
     cr_assert_eq(ask(said, "checkpoint save"), 76);
     cr_assert_eq(ask(said, "set optimizer.lr=fast"), 64);
     cr_assert_eq(ask(said, "pause --timeout=60 --join=tcp://127.0.0.1:1"), 0, "the later --join, ours, holds");

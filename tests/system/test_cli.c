@@ -94,7 +94,7 @@ Test(cli, a_worker_of_another_job_is_refused_naming_both)
 {
     cluster_start_servers(&cluster, 1, "--job=mnist");
     cluster_start_worker(&cluster, TINY " --job=cifar --stop-steps=1");
-    expect_end(&cluster.worker[0], 76, "this is job mnist", "you are of job cifar");
+    expect_end(&cluster.worker[0], 76, "this is job mnist", "you belong to job cifar");
 }
 
 Test(cli, a_worker_that_finds_another_protocol_names_the_address)

@@ -86,7 +86,7 @@ Test(rendezvous, another_jobs_server_is_76_also_for_a_server)
     cluster_start_server(&cluster, 2, "--job=mnist");
     cluster_spawn(&cluster, &late, "late", "psd", "--insecure --job=cifar --servers=2 --status-listen=none --join=%s",
                   cluster.data[0]);
-    expect_end("this is job mnist", "you are of job cifar", 76);
+    expect_end("this is job mnist", "you belong to job cifar", 76);
 }
 
 Test(rendezvous, a_key_on_no_list_is_77_and_another_servers_key_69)
@@ -209,10 +209,10 @@ Test(rendezvous, an_old_file_that_stays_ends_with_the_refusal)
     cluster_start_server(&cluster, 1, "--job=other");
     write_old_file("psd", cluster.data[0]);
     cluster_spawn(&cluster, &late, "late", "psd-worker", TINY "--insecure --cluster-file=%s/cluster.json", cluster.directory);
-    expect_end("this is job other", "you are of job psd", 76);
+    expect_end("this is job other", "you belong to job psd", 76);
     cluster_spawn(&cluster, &late, "late", "psd",
                   "--insecure --cluster-file=%s/cluster.json --servers=2 --rank=1 --status-listen=none", cluster.directory);
-    expect_end("this is job other", "you are of job psd", 76);
+    expect_end("this is job other", "you belong to job psd", 76);
 }
 
 Test(rendezvous, a_worker_trusts_the_key_in_the_file_and_needs_only_its_own)

@@ -93,7 +93,7 @@ Test(admission, another_users_id_is_refused_no_matter_who_holds_it, .init = setu
     members->row[0].state = PSD_WORKER_LOST;
     cr_assert_eq(ask_as(ANOTHER, "host:2", 12, 1), PSD_ADMISSION_REFUSED);
     cr_expect_eq(out.refusal, PSD_REFUSAL_WORKER);
-    cr_expect_str_eq(out.why, "worker 0 is another user's");
+    cr_expect_str_eq(out.why, "worker id 0 belongs to another user");
     cr_expect_eq(ask_as(ANOTHER, "host:2", 11, 0), PSD_ADMISSION_REFUSED, "nor with the nonce of its previous holder");
 }
 

@@ -125,7 +125,7 @@ Test(flags, a_mistake_is_named_with_what_is_accepted)
         { { "a", "--mode=al" }, "--mode: mode is \"al\"; it takes few or all; did you mean all?" },
         { { "a", "--header=no" }, "--header: header is \"no\", not true or false; write true or false" },
         { { "a", "b", "c" }, "one word too many: c; it takes FROM [TO]" },
-        { { "-q" }, "FROM [TO] is missing; it takes FROM [TO]" },
+        { { "-q" }, "an argument is missing; write tool [options] FROM [TO]" },
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         char *words[6] = { "tool", wrong[i].words[0], wrong[i].words[1], wrong[i].words[2], NULL };

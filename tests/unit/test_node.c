@@ -237,7 +237,7 @@ Test(node, a_round_without_samples_is_not_a_step, .init = setup, .fini = teardow
 Test(node, another_job_is_refused_naming_both, .init = setup, .fini = teardown)
 {
     hello("cifar b:2", 78);
-    expect_refusal(PSD_REFUSAL_JOB, "this is job mnist, you are of job cifar");
+    expect_refusal(PSD_REFUSAL_JOB, "this is job mnist, you belong to job cifar");
 }
 
 Test(node, a_name_that_would_write_into_the_log_is_refused, .init = setup, .fini = teardown)
@@ -766,7 +766,7 @@ Test(node, a_server_of_another_job_is_refused_naming_both, .init = setup, .fini 
     psd_msg_t msg = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = 5 };
     snprintf(msg.text, sizeof msg.text, "cifar tcp://there:1 mode=x");
     say(WORKER_PEER + 2, &msg, NULL, 0);
-    expect_refusal(PSD_REFUSAL_JOB, "this is job mnist, you are of job cifar");
+    expect_refusal(PSD_REFUSAL_JOB, "this is job mnist, you belong to job cifar");
 }
 
 /* ---- an operator ---- */
@@ -792,7 +792,7 @@ static psd_job_state_t state(void)
 Test(node, a_paused_job_closes_no_round_until_it_is_resumed, .init = setup, .fini = teardown)
 {
     request(1, "mnist pause", 0);
-    cr_assert_str_eq(granted(), "paused after round 0; psdctl resume continues");
+    cr_assert_str_eq(granted(), "paused after round 0; run psdctl resume to continue");
     cr_assert_eq(state(), PSD_JOB_PAUSED);
     push(1, ones);
     cr_assert_eq(weight(0), 1.0f);
@@ -852,7 +852,7 @@ Test(node, an_operator_sets_the_learning_rate_within_its_limits, .init = setup, 
     push(1, ones);
     cr_assert_eq(weight(0), 0.5f, "1 - 0.5 * 1");
     request(2, "mnist set optimizer.lr", -1);
-    expect_refusal(PSD_REFUSAL_CONFIG, "only optimizer.lr can be set, to 0..1e+09");
+    expect_refusal(PSD_REFUSAL_CONFIG, "only optimizer.lr can be set, from 0 to 1e+09");
     request(3, "mnist set optimizer.lr", NAN);
     expect_refusal(PSD_REFUSAL_CONFIG, "only optimizer.lr can be set");
     request(4, "mnist set optimizer.momentum", 0.5);
@@ -1189,11 +1189,11 @@ Test(node, a_workers_id_belongs_only_to_its_user, .init = setup, .fini = teardow
     psd_msg_t msg = message(PSD_MSG_HELLO);
     snprintf(msg.text, sizeof msg.text, "mnist b:2");
     say(other, &msg, NULL, 0); /* with the nonce of worker 0 */
-    expect_refusal(PSD_REFUSAL_WORKER, "worker 0 is another user's");
+    expect_refusal(PSD_REFUSAL_WORKER, "worker id 0 belongs to another user");
     msg.seq = 78;
     msg.code = 1;
     say(other, &msg, NULL, 0); /* asking for its id */
-    expect_refusal(PSD_REFUSAL_WORKER, "worker 0 is another user's");
+    expect_refusal(PSD_REFUSAL_WORKER, "worker id 0 belongs to another user");
     static const psd_kind_t kinds[] = { PSD_MSG_HEARTBEAT, PSD_MSG_LEAVE, PSD_MSG_SETTING };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         msg = message(kinds[i]);

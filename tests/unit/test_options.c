@@ -296,7 +296,7 @@ Test(options, a_broken_job_file_is_refused_with_place_cause_and_cure)
         { "seed: &x 1", "&x is an anchor" },
         { "seed: *x", "*x is an alias" },
         { "data: &x {batch: 1}", "&x is an anchor" },
-        { "seed: !!int 1", "tag tag:yaml.org,2002:int; psd knows the types" },
+        { "seed: !!int 1", "tag tag:yaml.org,2002:int is not needed, because psd knows the types; leave it out" },
         { "job: !str x", "tag !str" },
         { "<<: {seed: 1}", "<< merges keys; write each key out" },
         { "%YAML 1.1\n---\nseed: 1", "directives (%) are not used here" },
@@ -459,7 +459,7 @@ Test(options, variables_that_are_no_options_do_not_stand_for_a_job)
     setenv("PSD_LIBRARY", "/usr/lib/libpsdworker.so.0", 1);
     setenv("PSD_SERVICE_HOST", "10.0.0.1", 1);
     cr_expect_eq(LOAD(NULL), PSD_EUSAGE);
-    cr_expect_not_null(strstr(err.text, "give it a job file, or options"), "%s", err.text);
+    cr_expect_not_null(strstr(err.text, "give a job file, or options"), "%s", err.text);
     setenv("PSD_SERVERS", "2", 1);
     cr_expect_eq(LOAD(NULL), PSD_OK, "%s", err.text);
 }

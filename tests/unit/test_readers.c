@@ -230,7 +230,7 @@ Test(npy, each_mistake_is_named)
     cr_expect_str_eq(err.text, "x: [0, 0] is NaN, a missing value; set data.na to zero, mean or skip, or fill it in");
     cr_expect_null(parse_npy(npy("{'descr': '<f8', 'fortran_order': False, 'shape': ()}", (double[]){ 1 }, 8), two_labels(),
                              (psd_dataset_options_t){ 0 }));
-    cr_expect_str_eq(err.text, "x: a single value, where a row per row is needed");
+    cr_expect_str_eq(err.text, "x: a single value; expected an array with an element for each row");
     const npy_t three = npy("{'descr': '|u1', 'fortran_order': False, 'shape': (3,)}", "\0\1\1", 3);
     cr_expect_null(parse_npy(npy(plain, (double[]){ 1, 2 }, 16), three, (psd_dataset_options_t){ 0 }));
     cr_expect_str_eq(err.text, "y: 3 rows of 1 labels for 2 rows of features; give files that belong together");

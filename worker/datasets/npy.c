@@ -104,7 +104,7 @@ static int read(psd_dataset_t *self, const psd_bytes_t *file, const psd_bytes_t 
     psd_labels_t labels = { .set = self, .options = options };
     int rc = psd_npy_read(file, &x, err);
     if (!rc && !x.n_dims)
-        rc = psd_err_set(err, PSD_EDATA, "%s: a single value, where a row per row is needed", file->name);
+        rc = psd_err_set(err, PSD_EDATA, "%s: a single value; expected an array with an element for each row", file->name);
     if (!rc && (!x.rows || !x.width))
         rc = psd_err_set(err, PSD_EDATA, "%s: no values; the array is empty", file->name);
     if (!rc && x.width > PSD_MAX_FEATURES)

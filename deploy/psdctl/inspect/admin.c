@@ -230,11 +230,11 @@ static int run(const psd_args_t *args)
                                                 "server 0 refuses; 77 when it refuses this key",                                   \
                                        .run = run }
 
-REQUEST(pause, "pause", "", "close no more rounds of a running job",
-        "Until `psdctl resume`; workers stay, and wait. A pause also ends when server 0 is restarted.",
+REQUEST(pause, "pause", "", "hold a running job: it makes no more steps until psdctl resume",
+        "Workers stay connected, and wait. A pause also ends when server 0 is restarted.",
         "psdctl pause --join=tcp://ps0:7470 --job=mnist --key=op.key --server-public=ps.pub\n");
 REQUEST(resume, "resume", "", "continue after a pause", "", "psdctl resume --job=mnist\n");
-REQUEST(drain, "drain", "WORKER", "make a worker leave after its present round",
+REQUEST(drain, "drain", "WORKER", "let a worker finish its round and leave the job",
         "WORKER is its id in psdctl status, or its name. It exits with 0, so that no supervisor restarts it.",
         "psdctl drain 3 --job=mnist\n");
 REQUEST(set, "set", "optimizer.lr=VALUE", "set the learning rate of a running job", "On all servers, from the next step on.",

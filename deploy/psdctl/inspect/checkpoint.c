@@ -121,7 +121,7 @@ static int prune(const psd_args_t *args)
     const uint64_t keep = args->value[KEEP].u;
     told_t told = { yes ? "removing" : "would remove", 0 };
     if (keep < 2 || keep > UINT32_MAX)
-        return psd_verb_misuse(args->verb, "it needs --keep=N, N at least 2, because one may be damaged");
+        return psd_verb_misuse(args->verb, "give --keep=N, with N at least 2, because one may be damaged");
     if (psd_ckpt_prune(args->word[0], (uint32_t)keep, !yes, tell, &told, &err) != PSD_OK)
         return psd_say_error("checkpoint", &err);
     if (!told.n)
@@ -146,7 +146,7 @@ const psd_verb_t psd_verb_checkpoint_list = {
 const psd_verb_t psd_verb_checkpoint_verify = {
     .name = "checkpoint verify",
     .words = "DIR [CLOCK]",
-    .does = "read all checkpoints, or one, and compare each CRC",
+    .does = "read all checkpoints, or one, and check every CRC",
     .about = "",
     .examples = "psdctl checkpoint verify runs/glyphs/checkpoints 2350\n",
     .exits = EXITS,

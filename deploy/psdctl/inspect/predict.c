@@ -62,7 +62,7 @@ static int predict(const psd_args_t *args, const psd_options_t *o, psd_err_t *er
         return rc;
     fprintf(stderr, "psdctl predict: %zu rows%s%s\n", said.n_rows, *said.metrics ? ": " : "", said.metrics);
     if (said.n_unknown)
-        fprintf(stderr, "psdctl predict: %zu words are new to the model, and have no feature\n", said.n_unknown);
+        fprintf(stderr, "psdctl predict: words that did not occur in training, and so have no feature: %zu\n", said.n_unknown);
     return PSD_OK;
 }
 
