@@ -268,16 +268,25 @@ static void check_links_of(const char *page)
 
 Test(pages, links_lead_to_files_that_are_there) { each_page(check_links_of); }
 
-static void check_no_link_within(const char *page)
+/* [text](#heading) and [text](page.md#heading). */
+static void check_headings_of(const char *page)
 {
-    char *text = read_page(page);
-    for (const char *at = text; (at = strstr(at, "](#")); at++) {
+    char *text = read_page(page), folder[300], path[700];
+    snprintf(folder, sizeof folder, "%s", page);
+    char *slash = strrchr(folder, '/');
+    *(slash ? slash : folder) = '\0';
+    for (const char *at = text; (at = strstr(at, "]("));) {
         char words[200] = "\n";
         size_t n = 1;
-        for (const char *c = at + 3; *c != ')' && n + 1 < sizeof words; c++)
+        const size_t n_file = strcspn(at += 2, ")#");
+        if (at[n_file] != '#' || starts(at, "http"))
+            continue;
+        snprintf(path, sizeof path, "%s/%.*s", folder, (int)n_file, at);
+        const char *target = n_file ? read_page(path) : text;
+        for (const char *c = at + n_file + 1; *c != ')' && n + 1 < sizeof words; c++)
             words[n++] = *c == '-' ? '?' : *c; /* of a heading: letters in lower case, '-' for blanks */
         bool found = false;
-        for (const char *line = text; !found && (line = strstr(line, "\n#")); line++) {
+        for (const char *line = target; !found && (line = strstr(line, "\n#")); line++) {
             const char *heading = line + 1 + strspn(line + 1, "#") + 1;
             size_t w = 1;
             for (; w < n && *heading != '\n'; heading++)
@@ -292,7 +301,7 @@ static void check_no_link_within(const char *page)
     }
 }
 
-Test(pages, links_within_a_page_lead_to_its_headings) { each_page(check_no_link_within); }
+Test(pages, links_to_headings_lead_to_headings_that_are_there) { each_page(check_headings_of); }
 
 static void check_files_of(const char *page)
 {
