@@ -265,7 +265,7 @@ static void put_chosen(FILE *out, const void *arg)
 {
     char chosen[PSD_CELL];
     if (psd_comparison_chosen_on(((const page_t *)arg)->comparison, chosen))
-        fprintf(out, "Of each rule, the learning rate is chosen on %s; the rules are compared with those. ", chosen);
+        fprintf(out, "For each rule, the learning rate is chosen on %s; the rules are compared at these rates. ", chosen);
 }
 
 static void put_job(FILE *out, const void *arg)
