@@ -80,7 +80,7 @@ Test(admin, a_request_that_makes_no_sense_is_refused_and_counted, .init = setup,
     expect(ask(3, 0, "mnist pause now"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "not a request that psd knows");
     expect(ask(7, 0, ""), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing is asked for");
     expect(ask(4, 0, "mnist drain"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "not a request that psd knows");
-    expect(ask(5, 0, "mnist drain b"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "no worker b is here");
+    expect(ask(5, 0, "mnist drain b"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "there is no worker b");
     expect(ask(6, 0, "mnist save"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nowhere to save to");
     psd_coordinator_facts_t facts;
     psd_coordinator_facts(coordinator, &facts);

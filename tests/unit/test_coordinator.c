@@ -1199,7 +1199,7 @@ Test(coordinator, a_rate_may_be_anything_from_0_to_a_billion, .fini = teardown)
     cr_expect_eq(psd_coordinator_set(coordinator, now, "optimizer.lr", 0, "me", &out, &err), PSD_OK);
     cr_expect_eq(psd_coordinator_set(coordinator, now, "optimizer.lr", 1e9, "me", &out, &err), PSD_OK);
     cr_expect_eq(psd_coordinator_set(coordinator, now, "optimizer.lr", 2e9, "me", &out, &err), PSD_ECONFIG);
-    cr_expect_str_eq(err.text, "setting \"optimizer.lr\" to 2e+09: only optimizer.lr can be set, to 0..1e+09");
+    cr_expect_str_eq(err.text, "optimizer.lr cannot be set to 2e+09: only optimizer.lr can be set, from 0 to 1e+09");
     cr_expect_eq(psd_coordinator_set(coordinator, now, "seed", 1, "me", &out, &err), PSD_ECONFIG);
     cr_expect_eq(facts().lr, 1e9);
 }

@@ -819,7 +819,7 @@ Test(node, a_drain_reaches_the_worker_with_its_heartbeat_and_succeeds_when_it_ha
     say(WORKER_PEER, &beat, NULL, 0);
     cr_assert_eq(answer(PSD_MSG_HEARTBEAT)->code, 0);
     request(7, "mnist drain 3", 0);
-    expect_refusal(PSD_REFUSAL_CONFIG, "no worker 3 is here");
+    expect_refusal(PSD_REFUSAL_CONFIG, "there is no worker 3");
     request(8, "mnist drain a:1", 0);
     cr_assert_not_null(answer(PSD_MSG_WAIT));
     say(WORKER_PEER, &beat, NULL, 0);

@@ -121,7 +121,7 @@ static int prune(const psd_args_t *args)
     const uint64_t keep = args->value[KEEP].u;
     told_t told = { yes ? "removing" : "would remove", 0 };
     if (keep < 2 || keep > UINT32_MAX)
-        return psd_verb_misuse(args->verb, "give --keep=N, with N at least 2, because one may be damaged");
+        return psd_verb_misuse(args->verb, "give --keep=N, N at least 2, because one may be damaged");
     if (psd_ckpt_prune(args->word[0], (uint32_t)keep, !yes, tell, &told, &err) != PSD_OK)
         return psd_say_error("checkpoint", &err);
     if (!told.n)
