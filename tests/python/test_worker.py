@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import array
 import gc
 import logging
@@ -382,6 +383,24 @@ class Line(unittest.TestCase):
         other.close()
         del other
         self.assertIsNone(handle())
+
+    def test_a_worker_that_is_collected_in_a_thread_of_the_library_leaves_in_another(self) -> None:
+        last = [psd.connect(self.servers.join, insecure=True)]
+        last[0].register({"w": self.w})
+        handle, collected, close = weakref.ref(last[0]._handle), threading.Event(), psd.Worker.close
+        closed_in = []
+
+        def note_thread(worker: psd.Worker) -> None:
+            closed_in.append(type(threading.current_thread()))
+            close(worker)
+
+        with self.assertLogs("psd", logging.INFO) as logs, mock.patch.object(psd.Worker, "close", note_thread):
+            _thread.start_new_thread(lambda: (last.clear(), collected.set()), ())  # as unknown to threading as one of the library
+            self.assertTrue(collected.wait(support.PATIENCE))
+            while handle() is not None:
+                os.sched_yield()
+        self.assertRegex("".join(logs.output), "worker.dropped")
+        self.assertEqual(closed_in, [threading.Thread])
 
     def test_a_worker_that_nobody_refers_to_leaves_with_a_warning(self) -> None:
         self.worker.close()

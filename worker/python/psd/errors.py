@@ -132,4 +132,6 @@ def error_of(code: int, sentence: str) -> PsdError:
         sentence = re.sub(words, argument, sentence)
     other = re.search(r"this is job (\S+), you are of job ", sentence)
     hint = f'give job="{other[1]}"' if other else "" if "allow-list" in sentence else None  # a refused key's sentence has its cure
+    if code == -12 and "more workers: " in sentence:
+        hint = "start the others, or lower workers.min (workers= of psd.launch)"
     return _CLASSES.get(code, PsdError)(sentence or "unknown error", code, hint)

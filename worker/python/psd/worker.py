@@ -133,7 +133,17 @@ class _Handle:
             self._close(byref(self.pointer))
 
     def __del__(self) -> None:
-        self.close()
+        if self.pointer:
+            _outside_the_library(self.close)
+
+
+def _outside_the_library(end: Callable[[], None]) -> None:
+    """Call this, which waits for the library's thread. Python may collect garbage in just that one, which calls back to log: then in
+    another thread."""
+    if isinstance(threading.current_thread(), threading._DummyThread):
+        threading.Thread(target=end).start()
+    else:
+        end()
 
 
 # Of the jobs of psd.launch, by the address to join: called while a worker or follower waits, to raise an exception that ends the wait.
@@ -652,7 +662,7 @@ class Worker:
         if self._names and not self.has_left:
             log.warning("worker.dropped nothing refers to this psd.Worker or psd.Optimizer any more, so it leaves the job before its work "
                         "is done; keep it until training is over, and then call leave(), or use `with`")
-            self.close()
+            _outside_the_library(self.close)
 
     def __enter__(self) -> Worker:
         return self
