@@ -152,6 +152,18 @@ class Line(unittest.TestCase):
         self.assertTrue(self.worker.has_left)
         self.assertEqual(self.servers.wait(), [0], "it knows that the work is done")
 
+    def test_a_stop_ends_a_wait_but_not_the_leave_that_it_asks_for(self) -> None:
+        self.register()
+        self.servers.processes[0].send_signal(signal.SIGSTOP)
+        self.worker.stop()
+        with mock.patch("psd.worker._STOP_GRACE", 0), self.assertLogs("psd", logging.WARNING), self.assertRaises(psd.Stopped) as raised:
+            self.worker.exchange(None)
+        self.assertEqual(raised.exception.code, 75)
+        with self.assertRaisesRegex(psd.DeadlineError, "leave: nothing after 500 ms"):
+            self.worker.leave(finished=False, timeout=0.5)
+        self.servers.processes[0].send_signal(signal.SIGCONT)
+        self.worker.leave(finished=False)
+
     def test_at_the_end_of_the_program_a_worker_without_tensors_leaves_unfinished(self) -> None:
         self.assertFalse(leave_all(True, []), "it has not trained")
         self.assertTrue(self.worker.has_left)

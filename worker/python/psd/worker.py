@@ -190,7 +190,7 @@ def _look_for_signals(handle: weakref.ref[_Handle]) -> Generator[int, None, None
             enough = 1
             self = handle()
             if self is not None:
-                self.pending = raised
+                self.pending = raised.with_traceback(None)  # which would hold this frame, and end it with its own end
             del self
 
 
@@ -629,12 +629,13 @@ class Worker:
         if self.has_left:
             return
         with self._lock:
+            self._handle.is_stopping &= finished  # leaving unfinished is what a stop asks for
             code = self._lib.psd_worker_leave(self._pointer, finished, _wait_ms(timeout))
             self._is_open = False
             self._lent.clear()
             self._has_left = code not in _STILL_HERE
             if self._has_left and self._names:
-                _ends.append(finished)
+                _ends.append(finished and code == 0)
             self._check(code)
 
     def stop(self) -> None:
@@ -659,7 +660,7 @@ class Worker:
 
     def __del__(self) -> None:
         """Without a word, the others would wait for the lease to pass, and then for a replacement."""
-        if self._names and not self.has_left:
+        if self._names and not self.has_left and not sys.is_finalizing():
             log.warning("worker.dropped nothing refers to this psd.Worker or psd.Optimizer any more, so it leaves the job before its work "
                         "is done; keep it until training is over, and then call leave(), or use `with`")
             _outside_the_library(self.close)
