@@ -721,12 +721,15 @@ while True:
 
     def test_parameters_that_cannot_be_trained_are_refused_and_the_job_left(self) -> None:
         memory = torch.zeros(4)
+        with torch.inference_mode():
+            inferred = nn.Parameter(torch.zeros(2))
         for parameters, sentence in (
                 ([], "no parameters"), ([("w", nn.Parameter(torch.zeros(2), requires_grad=False))], "needs a gradient"),
                 ([("w", nn.Parameter(torch.zeros(2))), ("w", nn.Parameter(torch.zeros(2)))], "have the same name"),
                 ([("w", nn.Parameter(torch.zeros(2, dtype=torch.cfloat)))], "train float parameters"),
                 ([("w", nn.Parameter(torch.tensor([1.0, float("nan")])))], "must be finite"),
                 ([("w", nn.Parameter(torch.zeros(2, device="meta")))], "on the device meta"),
+                ([("w", inferred)], r"w was made in torch.inference_mode\(\)"),
                 ([("w", nn.parameter.UninitializedParameter())], "w has no shape yet, .* lazy module .*; call the model once"),
                 ([("w", nn.Parameter(memory[:3])), ("v", nn.Parameter(memory[2:]))],
                  "parameter w and parameter v share memory; .*b.weight = a.weight"),
@@ -1350,6 +1353,24 @@ class Files(unittest.TestCase):
                                 "psd.save({'w': numpy.float32([2])}, '/dev/stdout')"], stdout=out, check=True)
             self.assertEqual((top / "out").read_bytes(), b"rows\n" + (top / "new").read_bytes())
 
+    def test_threads_that_save_to_one_path_do_not_disturb_each_other(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            path, failures = Path(directory, "m"), []
+
+            def save(value: float) -> None:
+                try:
+                    for _ in range(20):
+                        psd.save({"w": np.full(100_000, value, np.float32)}, path)
+                except Exception as why:
+                    failures.append(why)
+
+            threads = [threading.Thread(target=save, args=(value,)) for value in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            self.assertEqual((failures, len(set(psd.load(path)["w"].tolist())), list(path.parent.iterdir())), ([], 1, [path]))
+
     def test_what_cannot_be_written_is_named_with_the_cure_and_leaves_nothing_behind(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory, "m")
@@ -1371,6 +1392,9 @@ class Files(unittest.TestCase):
             self.assertIn(b'"b":{"dtype":"BF16"', path.read_bytes())
             with self.assertRaisesRegex(psd.UsageError, "the metadata are not texts"):
                 psd.save({}, path, {"epoch": 3})  # type: ignore[dict-item]
+            for call, wrong in ((lambda wrong: psd.save({}, wrong), ""), (lambda wrong: psd.save({}, wrong), None), (psd.load, 3)):
+                with self.subTest(wrong), self.assertRaisesRegex(psd.UsageError, f"the path is {wrong!r}; name a file"):
+                    call(wrong)
             for tensors, sentence in (({"__metadata__": torch.ones(1)}, "give it another name"), (nn.Linear(1, 1), "give model.state_dict"),
                                       ({1: torch.ones(1)}, "not arrays by name")):
                 with self.subTest(sentence), self.assertRaisesRegex(psd.UsageError, sentence):

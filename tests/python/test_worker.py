@@ -556,12 +556,13 @@ class Alone(unittest.TestCase):
             second.close()
 
     def test_a_wait_that_may_last_is_a_warning_and_a_slow_step_is_not(self) -> None:
-        for words, level in ((b"worker 0 is here:7, last heard 9 ms ago", "WARNING"), (b"an answer from server 0", "WARNING"),
+        for words, level in ((b"worker 0 is here:7; give each a worker.id of its own", "WARNING"), (b"an answer from server 0", "WARNING"),
                              (b"more workers: 1 of 2 workers are here", "WARNING"), (b"pushes of workers 1 (round 7)", "INFO"),
                              (b"1 of 3 parts of server 0 (clock 7)", "INFO")):
             with self.subTest(words), self.assertLogs("psd", logging.INFO) as logs:
                 _Log()(None, 2, b"worker.waiting", b'for="%s"' % words)
             self.assertTrue(logs.output[0].startswith(f"{level}:psd:worker.waiting "), logs.output)
+            self.assertNotIn("worker.id", logs.output[0])
 
     def test_a_wait_for_one_step_of_others_is_a_warning_once_a_minute(self) -> None:
         passes_on = _Log()

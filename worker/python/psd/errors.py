@@ -126,11 +126,17 @@ _ARGUMENTS = (
 )
 
 
-def error_of(code: int, sentence: str) -> PsdError:
-    """The exception for a code of the library and its sentence."""
+def in_python(sentence: str) -> str:
+    """A sentence of the library, with the names of arguments in Python."""
     for words, argument in _ARGUMENTS:
         sentence = re.sub(words, argument, sentence)
-    other = re.search(r"this is job (\S+), you are of job ", sentence)
+    return sentence
+
+
+def error_of(code: int, sentence: str) -> PsdError:
+    """The exception for a code of the library and its sentence."""
+    sentence = in_python(sentence)
+    other = re.search(r"this is job (\S+), you belong to job ", sentence)
     hint = f'give job="{other[1]}"' if other else "" if "allow-list" in sentence else None  # a refused key's sentence has its cure
     if code == -12 and "more workers: " in sentence:
         hint = "start the others, or lower workers.min (workers= of psd.launch)"

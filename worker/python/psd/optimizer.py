@@ -337,6 +337,9 @@ class Optimizer(torch.optim.Optimizer):
             if p.device.type == "meta":
                 raise UsageError(f"parameter {name} is on the device meta, without values",
                                  hint='give it memory and values first: model.to_empty(device="cpu"), and initialize it')
+            if p.is_inference():
+                raise UsageError(f"parameter {name} was made in torch.inference_mode(), and cannot be trained",
+                                 hint="make the model, and psd.Optimizer, outside of it")
             if p.is_complex() or not p.is_floating_point():
                 raise UsageError(f"parameter {name} is of {p.dtype}", hint="train float parameters")
             if p.device.type == "cpu":

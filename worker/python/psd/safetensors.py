@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import sys
+import threading
 from pathlib import Path
 from typing import Any, BinaryIO, Mapping
 
@@ -22,6 +23,16 @@ _NAMES = {np.dtype(dtype): name for name, dtype in _TYPES.items()}
 
 class DataError(PsdError):
     """A file is malformed or damaged."""
+
+
+def _path(path: Any) -> str:
+    try:
+        name = os.fspath(path)
+    except TypeError:
+        name = None
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"the path is {path!r:.60}", hint="name a file")
+    return name
 
 
 def _open(path: Path) -> tuple[dict[str, Any], memoryview]:
@@ -52,9 +63,10 @@ def _array(path: Path, name: str, entry: Any, data: memoryview) -> npt.NDArray[A
 
 def load(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     """The arrays of a safetensors file by name; bf16 as float32. They share one memory, and are writable."""
-    header, data = _open(Path(path))
+    file = Path(_path(path))
+    header, data = _open(file)
     header.pop("__metadata__", None)
-    return {name: _array(Path(path), name, entry, data) for name, entry in header.items()}
+    return {name: _array(file, name, entry, data) for name, entry in header.items()}
 
 
 def _bits(tensor: Any) -> Any:
@@ -62,15 +74,15 @@ def _bits(tensor: Any) -> Any:
     return tensor.detach().view(sys.modules["torch"].int16) if hasattr(tensor, "detach") else np.asarray(tensor).view(np.uint16)
 
 
-def _stays(path: str | os.PathLike[str]) -> bool:
+def _stays(path: str) -> bool:
     """Whether the file must be written where it is, because it is not a file that another one could replace."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return False
     if stat.S_ISDIR(mode) or stat.S_ISBLK(mode):
-        raise UsageError(f"cannot write {os.fspath(path)}: it is a {'directory' if stat.S_ISDIR(mode) else 'disk'}", hint="name a file")
-    return not stat.S_ISREG(mode) or os.fspath(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+        raise UsageError(f"cannot write {path}: it is a {'directory' if stat.S_ISDIR(mode) else 'disk'}", hint="name a file")
+    return not stat.S_ISREG(mode) or path.startswith(("/dev/std", "/dev/fd/", "/proc/"))
 
 
 _CURES = {
@@ -91,6 +103,7 @@ def save(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Map
     """Write arrays of any library, by name, as a safetensors file, atomically: model.state_dict(), or {"w": array}. It follows symbolic
     links, and writes into a device, a FIFO or /dev/stdout without replacing it. SystemDeniedError, an OSError, says why it cannot write;
     a file that was there before is then unchanged."""
+    name_of_file = _path(path)
     if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
         raise UsageError(f"a {type(tensors).__name__} was given to save, not arrays by name",
                          hint='give model.state_dict(), or {"w": array}')
@@ -114,21 +127,21 @@ def save(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Map
     text += b" " * (-len(text) % 8)
     parts.insert(0, np.frombuffer(len(text).to_bytes(8, "little") + text, np.uint8))
     try:
-        _write_to(path, parts)
+        _write_to(name_of_file, parts)
     except OSError as why:
-        error = SystemDeniedError(f"cannot write {os.fspath(path)}: {os.strerror(why.errno or errno.EIO)}",
+        error = SystemDeniedError(f"cannot write {name_of_file}: {os.strerror(why.errno or errno.EIO)}",
                                   hint=_CURES.get(why.errno or errno.EIO, "name another file"))
-        error.errno, error.filename = why.errno, os.fspath(path)
+        error.errno, error.filename = why.errno, name_of_file
         raise error from None
 
 
-def _write_to(path: str | os.PathLike[str], parts: list[npt.NDArray[Any]]) -> None:
+def _write_to(path: str, parts: list[npt.NDArray[Any]]) -> None:
     if _stays(path):
         with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY), "wb") as file:
             _write(file, parts)
         return
     file_path = os.path.realpath(path)
-    new = Path(f"{file_path}.{os.getpid()}.tmp")
+    new = Path(f"{file_path}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(new, "wb") as file:
             _write(file, parts)

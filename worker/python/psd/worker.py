@@ -26,7 +26,7 @@ import numpy as np
 
 from . import arrays, capi
 from .arrays import Array
-from .errors import Stopped, UsageError, WentBackError, error_of
+from .errors import Stopped, UsageError, WentBackError, error_of, in_python
 from .state import Field, fields
 
 log = logging.getLogger("psd")
@@ -158,9 +158,11 @@ class _Log:
         self._step, self._since = b"", 0.0  # for what step the last line waited, and since when, or since the last warning
 
     def __call__(self, _: Any, level: int, event: bytes, line: bytes) -> None:
-        if event == b"worker.waiting" and self._may_last(line):
-            level = min(level, 1)
-        log.log(_LEVELS[min(max(level, 0), 3)], "%s %s", event.decode(), line.decode(errors="replace"))
+        text = line.decode(errors="replace")
+        if event == b"worker.waiting":
+            text = in_python(text)
+            level = min(level, 1) if self._may_last(line) else level
+        log.log(_LEVELS[min(max(level, 0), 3)], "%s %s", event.decode(), text)
 
     def _may_last(self, line: bytes) -> bool:
         if not any(words in line for words in _ORDINARY):
