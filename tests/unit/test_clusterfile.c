@@ -53,7 +53,7 @@ Test(clusterfile, one_that_is_not_there_or_another_jobs_may_come_yet)
     cr_expect_eq(psd_clusterfile_read(&read, path, "mnist", &err), PSD_EAGAIN, "%s", err.text);
     cr_assert_eq(psd_clusterfile_write(&ours, path, &err), PSD_OK);
     cr_expect_eq(psd_clusterfile_read(&read, path, "cifar", &err), PSD_EAGAIN);
-    cr_expect(strstr(err.text, "is of job mnist, this is job cifar"), "%s", err.text);
+    cr_expect(strstr(err.text, "belongs to job mnist, and this is job cifar"), "%s", err.text);
 }
 
 Test(clusterfile, only_its_owner_may_change_it_with_any_umask)
