@@ -134,6 +134,31 @@ Test(cli, a_server_too_many_is_refused)
     expect_end(&cluster.server[2], 76, "one too many", "the job has 2");
 }
 
+Test(cli, a_server_for_which_there_is_no_place_in_time_says_so)
+{
+    cluster_start_servers(&cluster, 2, "--optimizer=sgd");
+    cluster_spawn(&cluster, &cluster.server[2], "server-2", "psd",
+                  "--servers=2 --listen=tcp://127.0.0.1:0 --status-listen=none --optimizer=sgd --join-timeout=1s --join=%s",
+                  cluster.data[0]);
+    expect_end(&cluster.server[2], 69, "has no place for this server within 1000 ms: all 2 servers of the job have been heard of",
+               "level=error comp=server job=psd id=server.exit code=69 ");
+}
+
+Test(cli, a_server_that_is_stopped_says_by_which_signal_and_that_it_is_no_error)
+{
+    static const struct {
+        int number;
+        const char *reason;
+    } cases[] = { { SIGTERM, "reason=\"SIGTERM before the job was finished\"" },
+                  { SIGINT, "reason=\"SIGINT before the job was finished\"" } };
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cluster_start_servers(&cluster, 1, "--optimizer=sgd");
+        kill(cluster.server[0].pid, cases[i].number);
+        expect_end(&cluster.server[0], 75, "level=info comp=server job=psd id=server.exit code=75 ", cases[i].reason);
+        teardown(), setup();
+    }
+}
+
 Test(cli, a_worker_of_another_shape_is_refused_naming_both)
 {
     cluster_start_servers(&cluster, 1, "--workers-min=2");

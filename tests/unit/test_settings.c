@@ -53,6 +53,12 @@ Test(settings, servers_agree_on_asps_own_settings_in_asp)
     cr_expect(!psd_mode_has_rounds(settings.engine.mode) && settings.coordinator.mode == settings.engine.mode);
 }
 
+Test(settings, limits_on_gradients_are_told_each_by_its_name)
+{
+    read_first("--optimizer=sgd(lr=0.5) --clip-value=2 --clip-norm=3");
+    cr_expect_str_eq(settings.job.text, "servers=1 mode=bsp optimizer=" SGD " clip_value=2 clip_norm=3");
+}
+
 Test(settings, quarantine_is_for_every_mode)
 {
     read_first("--sync-quarantine-after=5");

@@ -126,6 +126,18 @@ Test(views, chunks_of_one_part_lie_wherever_their_tensors_do_and_a_rest_below_a_
     psd_buf_unref(&part);
 }
 
+Test(views, a_part_that_is_placed_again_is_held_once)
+{
+    float *w = psd_views_take(views, PART);
+    psd_buf_t *part = new_part(1);
+    for (int i = 0; i < 3; i++)
+        cr_assert(place(w, part, 0, PART));
+    psd_views_let_go(views);
+    psd_channel_tend(server, &err);
+    cr_expect(psd_buf_is_unique(part));
+    psd_buf_unref(&part);
+}
+
 Test(views, what_is_not_at_whole_pages_is_left_to_a_copy_into_memory_that_can_be_written)
 {
     float *w = psd_views_take(views, PART);
