@@ -213,6 +213,7 @@ stopped() {
     done
     kill -TERM "$psdctl"
     ended 75
+    grep -Eq '^  lives +[4-9], of worker 0; what it counted is of the last$' said || fail "$(cat said)"
 }
 
 run_stopped() {
@@ -220,6 +221,7 @@ run_stopped() {
     kill -TERM "$psdctl"
     ended 75
     grep -q 'stopped early' said || fail "$(cat said)"
+    ! grep -q '^\[.*: stopped' said || fail "children's words on a stop that they were told: $(cat said)"
     grep -q '"outcome": "stopped' stopped/summary.json && grep -q '"exit_code": 75' stopped/run.json || fail "$(cat stopped/*.json)"
 }
 
