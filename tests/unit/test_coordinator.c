@@ -16,6 +16,8 @@ static psd_coordinator_config_t config;
 static psd_actions_t out; /* the actions of the last event, and of the ticks since */
 static uint64_t now = 1000, run = JOB, seq, start[SERVERS], incarnation[MOST], life[MOST];
 
+static const char *optimizer = "sgd", *recipe = "";
+
 static psd_peer_t peer_of_server(uint32_t s) { return s ? psd_peer_make(100 + s, 3) : PSD_PEER_OWN_SHARD; }
 static psd_peer_t peer_of(uint32_t worker) { return UINT64_C(1) << 63 | (5 + worker); }
 
@@ -30,7 +32,7 @@ static void make(const char *mode)
     config.workers_want = config.workers_want ? config.workers_want : config.workers_min;
     config.mode = psd_mode_find(mode);
     config.lr = 1;
-    cr_assert_eq(psd_groups_parse(&config.groups, "sgd", "", NULL), PSD_OK);
+    cr_assert_eq(psd_groups_parse(&config.groups, optimizer, "", NULL), PSD_OK);
     cr_assert_not_null(coordinator = psd_coordinator_new(&config, NULL));
 }
 
@@ -111,7 +113,8 @@ static psd_coordinator_facts_t facts(void)
     return f;
 }
 
-static unsigned spoilt; /* workers, as bits, whose pushes have Inf or NaN */
+static uint64_t n_samples = 8; /* of each push */
+static unsigned spoilt;        /* workers, as bits, whose pushes have Inf or NaN */
 
 /* Server `s` has carried out all its commands, has made `version` steps, and has whole pushes of these workers (as bits) for the
  * open round. */
@@ -123,8 +126,9 @@ static void server_says(uint32_t s, uint64_t version, unsigned workers, uint32_t
     psd_round_t state = { .clock = f.clock + 1, .contributor = complete };
     for (uint32_t w = 0; w < MOST; w++)
         if (workers >> w & 1)
-            complete[state.n_contributors++] =
-                (psd_member_t){ .worker = w, .incarnation = incarnation[w], .samples = 8, .loss = 1, .nonfinite = spoilt >> w & 1 };
+            complete[state.n_contributors++] = (psd_member_t){
+                .worker = w, .incarnation = incarnation[w], .samples = n_samples, .loss = 1, .nonfinite = spoilt >> w & 1
+            };
     psd_msg_t msg = { .kind = PSD_MSG_SHARD_STATE,
                       .protocol = PSD_PROTOCOL,
                       .job = run,
@@ -180,6 +184,7 @@ static void worker_registers(uint32_t w)
     cr_assert_eq(welcome->worker, w);
     incarnation[w] = welcome->incarnation;
     psd_msg_t msg = of_worker(PSD_MSG_REGISTER, w);
+    snprintf(msg.text, sizeof msg.text, "%s", recipe);
     hear(peer_of(w), &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
 }
 
@@ -1259,4 +1264,276 @@ Test(coordinator, a_save_that_another_operator_has_asked_for_is_made_when_the_on
     cr_expect_eq(psd_coordinator_save_outcome(coordinator, second_ms + 1, &clock), PSD_SAVE_PENDING);
     pass(100);
     cr_expect(command_to(0, NULL) && command_to(0, NULL)->code & PSD_COMMAND_SAVE, "for the second");
+}
+
+/* ---- what it refuses, and counts ---- */
+
+Test(coordinator, each_refusal_is_counted_and_warned_of_with_both_sides, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    config.workers_min = 2;
+    config.needs_rows = true;
+    make("bsp");
+    cr_expect_eq(facts().n_lost_servers, 0, "they have not come yet");
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_joins(s);
+    n_rows = 60;
+    recipe = "rows=60";
+    worker_joins(0);
+    n_rows = 61;
+    worker_registers(1);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_str_eq(answer(PSD_MSG_REFUSED)->text, "worker 1 says that an epoch has 61 rows, the others say 60; schedule.unit is "
+                                                    "epoch, so all workers have to say the same, and more than 0");
+    cr_expect_eq(count_lines("peer.refused", text), 1);
+    cr_expect_eq(level, PSD_LEVEL_WARN);
+    cr_expect_eq(strncmp(text, "reason=config text=\"worker 1 says that", 38), 0, "%s", text);
+    n_rows = 60;
+    recipe = "rows=60 seed=2";
+    life[1]++;
+    worker_registers(1);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_str_eq(answer(PSD_MSG_REFUSED)->text, "worker 1 trains another model, on other data or in another order: it has "
+                                                    "rows=60 seed=2; the others have rows=60");
+    cr_expect_eq(facts().rejected[PSD_REFUSAL_CONFIG], 2);
+    n_rows = 0;
+    recipe = "";
+    run++;
+    worker_says(PSD_MSG_HEARTBEAT, 0);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_str_eq(answer(PSD_MSG_REFUSED)->text, "this is job run 0000000000000009, you are of 000000000000000a");
+    server_says(1, 0, 0, 0, 0);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_str_eq(answer(PSD_MSG_REFUSED)->text, "this is job run 0000000000000009, you are of 000000000000000a");
+    run--;
+    cr_expect_eq(facts().rejected[PSD_REFUSAL_RUN], 2);
+    psd_msg_t state = { .kind = PSD_MSG_SHARD_STATE, .protocol = PSD_PROTOCOL, .job = run, .shard = 1 };
+    uint8_t bytes[256];
+    const psd_round_t nothing = { .clock = 1 };
+    hear(peer_of_server(0), &state, bytes, psd_round_encode(&nothing, bytes, sizeof bytes));
+    cr_expect_eq(facts().rejected[PSD_REFUSAL_SESSION], 1, "server 0 is not server 1");
+    life[0] += 5;
+    worker_says(PSD_MSG_HEARTBEAT, 0);
+    cr_expect_not_null(answer(PSD_MSG_FENCED));
+    cr_expect_eq(facts().rejected[PSD_REFUSAL_INCARNATION], 1);
+    psd_coordinator_answer(coordinator, peer_of(9), PSD_MSG_REFUSED, 1, PSD_REFUSAL_JOB, "no", &out);
+    psd_coordinator_answer(coordinator, peer_of(9), PSD_MSG_ADMIN, 1, PSD_REFUSAL_JOB, "yes", &out);
+    cr_expect_eq(facts().rejected[PSD_REFUSAL_JOB], 1);
+}
+
+Test(coordinator, whoever_comes_after_the_end_is_told_how_it_ended, .fini = teardown)
+{
+    for (int stopped = 0; stopped < 2; stopped++) {
+        config.workers_min = 1;
+        begin("bsp", 1);
+        if (stopped)
+            psd_coordinator_stop(coordinator, now, &out);
+        else
+            worker_says(PSD_MSG_LEAVE, 0);
+        cr_expect_null(worker_greets(1));
+        cr_assert_not_null(answer(PSD_MSG_REFUSED));
+        cr_expect_not_null(strstr(answer(PSD_MSG_REFUSED)->text, stopped ? "was stopped" : "is finished"), "%s",
+                           answer(PSD_MSG_REFUSED)->text);
+        cr_expect(facts().quorum, "no worker is missing at the end");
+        teardown();
+        out = (psd_actions_t){ 0 };
+        run = JOB;
+        seq = 0;
+    }
+    make("bsp");
+}
+
+Test(coordinator, a_job_that_has_ended_is_not_degraded_by_a_server_that_was_lost, .init = setup_want, .fini = teardown)
+{
+    worker_joins(0);
+    worker_joins(1);
+    for (int i = 0; i < 1000 && !facts().n_lost_servers; i++) {
+        pass(200);
+        for (uint32_t w = 0; w < 2; w++)
+            worker_says(PSD_MSG_HEARTBEAT, w);
+    }
+    cr_assert_eq(facts().state, PSD_JOB_DEGRADED);
+    psd_coordinator_stop(coordinator, now, &out);
+    pass(100);
+    cr_expect_eq(facts().n_lost_servers, 1);
+    cr_expect_eq(facts().state, PSD_JOB_FINISHED);
+}
+
+Test(coordinator, a_pause_shows_whoever_is_missing, .fini = teardown)
+{
+    begin("bsp", 2);
+    psd_msg_t leaves = of_worker(PSD_MSG_LEAVE, 1);
+    leaves.code = 1;
+    hear(peer_of(1), &leaves, NULL, 0);
+    cr_expect_eq(facts().state, PSD_JOB_DEGRADED);
+    psd_coordinator_pause(coordinator, now, true, &out);
+    cr_expect_eq(facts().state, PSD_JOB_PAUSED);
+    psd_coordinator_pause(coordinator, now, false, &out);
+    cr_expect_eq(facts().state, PSD_JOB_DEGRADED);
+}
+
+Test(coordinator, a_worker_that_is_lost_is_not_among_those_whose_push_is_missing, .fini = teardown)
+{
+    config.workers_min = 1;
+    config.workers_want = 2;
+    begin("bsp", 2);
+    for (int i = 0; i < 1000 && state_of(1) == PSD_WORKER_LIVE; i++) {
+        pass(200);
+        worker_says(PSD_MSG_HEARTBEAT, 0);
+        for (uint32_t s = 0; s < SERVERS; s++)
+            server_says(s, 0, 0, 0, 0);
+    }
+    cr_assert_eq(state_of(1), PSD_WORKER_LOST);
+    cr_expect_str_eq(facts().waiting_for, "pushes of workers 0 (round 1)");
+}
+
+Test(coordinator, a_round_that_makes_no_step_is_counted_and_told_by_its_own_number, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    begin("bsp", 2);
+    make_round(0);
+    cr_expect_eq(facts().skipped, 0);
+    make_round(2);
+    cr_expect_eq(count_lines("gradient.nonfinite", text), 1);
+    cr_expect_eq(level, PSD_LEVEL_WARN);
+    cr_expect_str_eq(text, "worker=1 clock=2 effect=\"the round is skipped on every shard\"");
+    cr_expect_eq(facts().skipped, 1);
+    n_samples = 0;
+    make_round(0);
+    n_samples = 8;
+    cr_expect_eq(facts().skipped, 2, "nobody had rows");
+}
+
+Test(coordinator, in_asp_pushes_that_were_not_rejected_count_for_nothing, .fini = teardown)
+{
+    config.quarantine_after = 3;
+    begin("asp", 1);
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 0, 1, 0, 0); /* of 8 samples */
+    cr_expect_eq(state_of(0), PSD_WORKER_LIVE);
+}
+
+Test(coordinator, a_run_that_begins_again_from_a_checkpoint_says_so_and_keeps_the_model_only, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    config.checkpoints = true;
+    config.accumulate = 3;
+    begin("bsp", 2);
+    pass(100);
+    save(0);
+    make_round(0);
+    cr_assert_eq(facts().gathered, 1);
+    for (uint64_t end = now + 3000; now < end;) {
+        pass(200);
+        server_says(0, 0, 0, 0, 0);
+    }
+    start[1]++;
+    server_joins(1);
+    cr_expect_eq(count_lines("job.restart", text), 1);
+    cr_expect_eq(level, PSD_LEVEL_WARN);
+    cr_expect_str_eq(text, "why=\"server 1 was started again\" from_clock=0 checkpoint=yes run=2");
+    cr_expect_eq(facts().gathered, 0);
+    cr_expect_eq(facts().clock, 0);
+    server_joins(0);
+    seq = 0;
+    for (uint32_t w = 0; w < MOST; w++)
+        life[w]++;
+    worker_joins(0);
+    cr_expect_null(answer(PSD_MSG_MODEL), "the shards know it from the checkpoint");
+}
+
+Test(coordinator, without_any_checkpoint_the_job_ends_as_a_failure_of_the_disk, .fini = teardown)
+{
+    int code = 0;
+    char text[PSD_MAX_TEXT] = "";
+    config.checkpoints = true;
+    config.patience_ms = 5000;
+    begin("bsp", 1);
+    pass(100);
+    seq = command_to(0, NULL)->seq;
+    server_says(0, 0, 0, PSD_SHARD_SAVE_FAILED, 0);
+    cr_assert(ends_within(20000, &code, text));
+    cr_expect_eq(code, PSD_EIO);
+    cr_expect_eq(
+        strncmp(text, "no checkpoint could be made for 5 s (join_timeout), and nothing is trained before there is one: ", 96), 0,
+        "%s", text);
+}
+
+Test(coordinator, state_that_the_rules_keep_otherwise_is_told_with_the_numbers_of_both, .fini = teardown)
+{
+    config.workers_min = 1;
+    optimizer = "sgd(momentum=0.9)";
+    make("bsp");
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_joins(s);
+    inherited = &(psd_inherited_t){ .t = 7, .arrays = 3, .n_scalars = 2 };
+    worker_registers(0);
+    inherited = NULL;
+    optimizer = "sgd";
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_not_null(
+        strstr(answer(PSD_MSG_REFUSED)->text, "tensor w0 with arrays 0x3 and 2 scalars, of which sgd keeps 1 and 0;"), "%s",
+        answer(PSD_MSG_REFUSED)->text);
+}
+
+Test(coordinator, a_follower_is_told_why_it_waits, .fini = teardown)
+{
+    config.workers_min = 1;
+    make("bsp");
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_joins(s);
+    follower_asks(0, 0);
+    cr_assert_not_null(answer(PSD_MSG_WAIT));
+    cr_expect_str_eq(answer(PSD_MSG_WAIT)->text, "the job to begin: it has no weights yet");
+    worker_joins(0);
+    seq = command_to(0, NULL)->seq;
+    follower_asks(0, 0);
+    cr_assert(snapshot());
+    seq = command_to(0, NULL)->seq;
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 0, 1, 0, 0);
+    cr_assert_eq(facts().clock, 1);
+    now += 300;
+    follower_asks(1, 0);
+    cr_assert_not_null(answer(PSD_MSG_WAIT));
+    cr_expect_str_eq(answer(PSD_MSG_WAIT)->text, "other followers to finish reading");
+}
+
+Test(coordinator, an_absence_of_over_half_a_lease_is_told_with_its_length, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    config.lease_ms = 10000;
+    begin("bsp", 1);
+    pass(100);
+    now += 4000;
+    tick();
+    cr_expect_eq(count_lines("server.away", text), 0);
+    now += 6000;
+    tick();
+    cr_expect_eq(count_lines("server.away", text), 1);
+    cr_expect_eq(level, PSD_LEVEL_WARN);
+    cr_expect_str_eq(text, "ms=6050 effect=\"this process got no time; all leases start again\"");
+}
+
+Test(coordinator, a_worker_that_is_to_drain_hears_it_with_each_heartbeat, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    begin("bsp", 2);
+    cr_expect_not_null(psd_coordinator_drain(coordinator, "1", &out));
+    cr_expect_eq(count_lines("worker.drain", text), 1);
+    cr_expect_str_eq(text, "worker=1 name=host1");
+    for (uint32_t w = 0; w < 2; w++) {
+        worker_says(PSD_MSG_HEARTBEAT, w);
+        cr_expect_eq(answer(PSD_MSG_HEARTBEAT)->code, w ? PSD_HEARTBEAT_DRAIN : 0, "worker %u", w);
+    }
+}
+
+Test(coordinator, a_reported_name_has_up_to_63_characters, .fini = teardown)
+{
+    begin("bsp", 1);
+    psd_msg_t msg = of_worker(PSD_MSG_REPORT, 0);
+    memset(msg.text, 'x', 70);
+    hear(peer_of(0), &msg, NULL, 0);
+    cr_assert_eq(facts().n_reports, 1);
+    cr_expect_eq(strlen(facts().report[0].name), 63);
 }
