@@ -1216,3 +1216,115 @@ Test(session, slow_weights_are_those_of_the_last_pull, .init = setup, .fini = te
         cr_expect(weights[0] == 1 && weights[1] == 2);
     }
 }
+
+/* ---- what it says ---- */
+
+/* The number of lines with this id; `text` and `level`: of the last one. */
+static int level;
+static unsigned count_lines(const char *id, char text[PSD_MAX_TEXT])
+{
+    unsigned n = 0;
+    *text = '\0';
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_LOG && !strcmp(out.at[i].id, id)) {
+            n++;
+            level = out.at[i].level;
+            snprintf(text, PSD_MAX_TEXT, "%s", out.at[i].msg.text);
+        }
+    return n;
+}
+
+Test(session, a_worker_that_joins_again_says_from_where, .init = setup, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    refuse_run();
+    cr_expect_eq(count_lines("worker.rejoin", text), 1);
+    cr_expect_eq(level, PSD_LEVEL_WARN);
+    cr_expect_str_eq(text, "worker=3 clock=5 reason=\"the servers have begun another run\"");
+    welcome(NEXT_RUN, sent(PSD_MSG_HELLO)->seq);
+    cr_expect_eq(count_lines("worker.welcome", text), 1);
+    cr_expect_eq(level, PSD_LEVEL_INFO);
+    cr_expect_str_eq(text, "worker=3 incarnation=11 servers=1 settings=\"mode=bsp\"");
+}
+
+Test(session, a_server_is_warned_of_when_it_is_lost_but_not_for_a_time_in_which_this_process_was_stopped, .init = setup,
+     .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    unsigned lost = 0, back = 0;
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    pass(100);
+    pass(20000);
+    cr_expect_eq(count_lines("server.lost", text), 0, "nobody could hear it: %s", text);
+    for (int i = 0; i < 30; i++) {
+        pass(100);
+        lost += count_lines("server.lost", text);
+        if (*text)
+            cr_expect_eq(level, PSD_LEVEL_WARN);
+    }
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT, RUN);
+    say(&beat, NULL, 0);
+    pass(40);
+    back = count_lines("server.back", text);
+    cr_expect_eq(level, PSD_LEVEL_INFO);
+    cr_expect(lost == 1 && back == 1, "%u lost, %u back", lost, back);
+}
+
+Test(session, a_server_that_has_attached_a_worker_owes_it_nothing_until_that_is_a_member, .fini = teardown)
+{
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
+    psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
+    float *const data[] = { weights };
+    uint8_t bytes[512];
+    psd_cluster_t cluster = {
+        .n_servers = 2,
+        .endpoint = { "tcp://here:1", "tcp://there:2" },
+        .settings = { .text = "mode=bsp", .mode = "bsp", .optimizer = "sgd", .lease_ms = 600, .part_elements = PSD_MAX_CHUNK }
+    };
+    psd_msg_t hello = message(PSD_MSG_WELCOME, RUN), beat = message(PSD_MSG_HEARTBEAT, RUN),
+              attached = message(PSD_MSG_ATTACHED, RUN);
+    session = psd_session_new(&(psd_session_config_t){
+        .job = "job", .name = "me", .nonce = NONCE, .patience_ms = 5000, .read_groups = psd_groups_parse });
+    pass(0);
+    hello.seq = NONCE;
+    say(&hello, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
+    cr_assert_eq(psd_session_register(session, now, &list, data, &out, &err), PSD_OK);
+    for (uint32_t s = 0; s < 2; s++)
+        say_as(s, &attached, NULL, 0);
+    for (int i = 0; i < 200; i++) {
+        say(&beat, NULL, 0);
+        pass(100);
+    }
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_REGISTERING, "%s", psd_session_error(session)->text);
+}
+
+Test(session, a_call_at_the_wrong_time_is_named, .init = setup, .fini = teardown)
+{
+    float slow[2];
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
+    psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
+    static const char rest[] = ": called in the wrong order; register first, then make one exchange at a time";
+    static const char *const names[] = { "register", "push", "exchange", "pull", "set the learning rate" };
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const int rc = i == 0   ? psd_session_register(session, now, &list, (float *const[]){ weights }, &out, &err)
+                       : i == 1 ? psd_session_push(session, now, 0, gradient[0], 10, 1, &err)
+                       : i == 2 ? psd_session_exchange(session, now, gradient, 10, 1, &err)
+                       : i == 3 ? psd_session_pull_slow(session, now, (float *const[]){ slow }, &out, &err)
+                                : psd_session_set_lr(session, now, 1, &out, &err);
+        char want[160];
+        snprintf(want, sizeof want, "%s%s", names[i], rest);
+        cr_expect_eq(rc, PSD_EINVAL);
+        cr_expect_str_eq(err.text, want);
+    }
+}
+
+Test(session, a_push_has_the_samples_and_the_loss_of_its_exchange, .init = setup, .fini = teardown)
+{
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 12, 0.75, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    cr_assert_not_null(sent(PSD_MSG_PUSH));
+    cr_expect(sent(PSD_MSG_PUSH)->samples == 12 && sent(PSD_MSG_PUSH)->loss == 0.75F);
+}
