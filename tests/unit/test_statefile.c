@@ -6,40 +6,21 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/support/small_model.h"
 #include "worker/statefile.h"
 
-static psd_err_t err;
-static char path[] = "/tmp/psd-test-XXXXXX";
 static psd_statefile_t file;
-static psd_dataset_t set;
-static psd_model_t *model;
-
-/* A model of 2 features and 3 classes: fc1.weight [3, 2], fc1.bias [3]. */
-static void setup(void)
-{
-    close(mkstemp(path));
-    set = (psd_dataset_t){ .n_rows = 1, .n_features = 2, .n_classes = 3, .dense = calloc(2, sizeof(float)) };
-    model = psd_model_new(&(psd_model_config_t){ .kind = "softmax", .seed = 1 }, &set, &err);
-    cr_assert_not_null(model, "%s", err.text);
-}
 
 static void teardown(void)
 {
     psd_statefile_clear(&file);
-    psd_model_destroy(&model);
-    free(set.dense);
-    unlink(path);
+    small_model_teardown();
 }
-TestSuite(statefile, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(statefile, .init = small_model_setup, .fini = teardown, .timeout = 60);
 
 static int read_file(const char *header, const void *data, size_t n)
 {
-    const uint64_t length = strlen(header);
-    FILE *out = fopen(path, "wb");
-    fwrite(&length, 8, 1, out);
-    fwrite(header, 1, length, out);
-    fwrite(data, 1, n, out);
-    fclose(out);
+    small_model_write(header, data, n);
     psd_statefile_clear(&file);
     return psd_statefile_read(&file, path, model, &err);
 }

@@ -5,42 +5,23 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/support/small_model.h"
 #include "worker/weights.h"
 
-static psd_err_t err;
-static char path[] = "/tmp/psd-test-XXXXXX";
 static psd_safetensors_t file = { .fd = -1 };
-static psd_dataset_t set;
-static psd_model_t *model;
-
-/* A model of 2 features and 3 classes: fc1.weight [3, 2], fc1.bias [3]. */
-static void setup(void)
-{
-    close(mkstemp(path));
-    set = (psd_dataset_t){ .n_rows = 1, .n_features = 2, .n_classes = 3, .dense = calloc(2, sizeof(float)) };
-    model = psd_model_new(&(psd_model_config_t){ .kind = "softmax", .seed = 1 }, &set, &err);
-    cr_assert_not_null(model, "%s", err.text);
-}
 
 static void teardown(void)
 {
     psd_safetensors_close(&file);
-    psd_model_destroy(&model);
-    free(set.dense);
-    unlink(path);
+    small_model_teardown();
 }
 
-TestSuite(weights, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(weights, .init = small_model_setup, .fini = teardown, .timeout = 60);
 
 /* A file with this header and this data. */
 static void write_file(const char *header, const void *data, size_t n)
 {
-    const uint64_t length = strlen(header);
-    FILE *out = fopen(path, "wb");
-    fwrite(&length, 8, 1, out);
-    fwrite(header, 1, length, out);
-    fwrite(data, 1, n, out);
-    fclose(out);
+    small_model_write(header, data, n);
     psd_safetensors_close(&file);
     cr_assert_eq(psd_safetensors_open(&file, path, &err), PSD_OK, "%s", err.text);
     cr_assert_eq(psd_safetensors_parse(&file, &err), PSD_OK, "%s", err.text);
