@@ -8,6 +8,7 @@
 
 #include "common/base/logtext.h"
 #include "proto/message.h"
+#include "proto/actions.h"
 #include "worker/environment.h"
 
 enum { DEFAULT_PATIENCE_MS = 60000 };
@@ -104,6 +105,20 @@ int psd_caller_read(psd_caller_t *out, const psd_worker_config_t *given, psd_err
     rc = rc ? rc : open_net(out, &config, err);
     psd_environment_destroy(&environment);
     return rc;
+}
+
+psd_uplink_t *psd_caller_uplink(const psd_caller_t *self, const psd_uplink_config_t *calls, void *arg, psd_err_t *err)
+{
+    psd_uplink_config_t config = *calls;
+    config.net = self->net;
+    config.job = self->job;
+    config.join = self->join;
+    config.file = self->file;
+    config.trusts_file = self->trusts_file;
+    config.timeout_ms = self->patience_ms;
+    config.peer = PSD_PEER_SERVER;
+    config.arg = arg;
+    return psd_uplink_new(&config, err);
 }
 
 void psd_caller_clear(psd_caller_t *self)

@@ -2,7 +2,7 @@
  * network that its keys open. The same for a worker and a follower. */
 #pragma once
 
-#include "common/net/transport.h"
+#include "common/net/uplink.h"
 #include "psd/worker.h"
 
 typedef struct psd_caller {
@@ -22,6 +22,9 @@ typedef struct psd_caller {
 /* Read `given`, of the size that it says. PSD_EINVAL, PSD_ENOMEM, and the errors of psd_environment_fill, psd_keys_load and
  * psd_net_new; clear it in any case. */
 int psd_caller_read(psd_caller_t *out, const psd_worker_config_t *given, psd_err_t *err);
+
+/* A link to the servers that it names, with these callbacks, called with `arg`: as psd_uplink_new. The caller must outlive it. */
+psd_uplink_t *psd_caller_uplink(const psd_caller_t *self, const psd_uplink_config_t *calls, void *arg, psd_err_t *err);
 
 /* Close the network, which nothing may use any more, and free the texts. */
 void psd_caller_clear(psd_caller_t *self);

@@ -97,21 +97,10 @@ static bool begin(psd_worker_t *self, psd_phase_t from, psd_phase_t to, const ch
 
 static int start(psd_worker_t *self)
 {
-    self->driver = psd_driver_start(&(psd_driver_config_t){ .handover = self->handover,
-                                                            .net = self->caller.net,
-                                                            .arena = psd_floats_arena(self->floats),
-                                                            .views = self->views,
-                                                            .job = self->caller.job,
-                                                            .name = self->caller.name,
-                                                            .recipe = self->caller.recipe,
-                                                            .wanted = self->caller.wanted,
-                                                            .patience_ms = self->caller.patience_ms,
-                                                            .join = self->caller.join,
-                                                            .file = self->caller.file,
-                                                            .trusts_file = self->caller.trusts_file,
-                                                            .log = self->caller.log,
-                                                            .log_arg = self->caller.log_arg },
-                                    &self->error);
+    self->driver = psd_driver_start(
+        &(psd_driver_config_t){
+            .caller = &self->caller, .handover = self->handover, .arena = psd_floats_arena(self->floats), .views = self->views },
+        &self->error);
     return self->driver ? PSD_OK : self->error.code;
 }
 

@@ -54,8 +54,8 @@ static void say(psd_driver_t *self, int level, const char *id, const char *forma
     va_start(args, format);
     psd_logtext_compose(line, sizeof line, format, args);
     va_end(args);
-    if (self->config.log)
-        self->config.log(self->config.log_arg, level, id, line);
+    if (self->config.caller->log)
+        self->config.caller->log(self->config.caller->log_arg, level, id, line);
 }
 
 /* ---- the session's actions and state ---- */
@@ -74,7 +74,8 @@ static void carry_out(psd_driver_t *self)
         PSD_FAILPOINT("wrk.send", psd_kind_name(a->msg.kind));
         psd_buf_t *bytes;
         const bool by_memory = psd_kind_is_data(a->msg.kind) && self->local && psd_local_has(self->local, a->to);
-        const size_t n = psd_wire_write(&a->msg, a->payload, by_memory || psd_net_is_keyed(self->config.net), header, &bytes);
+        const size_t n =
+            psd_wire_write(&a->msg, a->payload, by_memory || psd_net_is_keyed(self->config.caller->net), header, &bytes);
         if (by_memory)
             psd_local_send(self->local, a->to, header, n, bytes);
         else if (s)
@@ -144,7 +145,7 @@ static void on_link(void *arg, uint64_t peer, psd_link_t link)
     self->trouble[0] = '\0';
     if (link == PSD_LINK_UP)
         return;
-    psd_link_describe(self->config.net, link, self->endpoint[peer - PSD_PEER_SERVER], self->trouble, sizeof self->trouble);
+    psd_link_describe(self->config.caller->net, link, self->endpoint[peer - PSD_PEER_SERVER], self->trouble, sizeof self->trouble);
     if (link != PSD_LINK_BROKEN)
         on_denied(self, self->trouble);
 }
@@ -154,7 +155,7 @@ static bool open_socket(psd_driver_t *self, uint32_t s, const char *endpoint)
 {
     const psd_socket_handler_t handler = { on_message, on_bad, on_link, self };
     psd_err_t err;
-    psd_socket_t *socket = psd_socket_connect(self->config.net, &self->loop, endpoint, PSD_PEER_SERVER + s, &handler, &err);
+    psd_socket_t *socket = psd_socket_connect(self->config.caller->net, &self->loop, endpoint, PSD_PEER_SERVER + s, &handler, &err);
     if (!socket) {
         say(self, PSD_LEVEL_ERROR, "server.unreachable", "%s", err.text);
         return false;
@@ -287,7 +288,7 @@ static psd_buf_t *new_payload(void *arg, size_t n_bytes)
 static bool copies(void *arg, uint32_t s)
 {
     const psd_driver_t *self = arg;
-    return psd_net_is_keyed(self->config.net) && !(self->local && psd_local_has(self->local, PSD_PEER_SERVER + s));
+    return psd_net_is_keyed(self->config.caller->net) && !(self->local && psd_local_has(self->local, PSD_PEER_SERVER + s));
 }
 
 static bool place(void *arg, float *to, psd_buf_t *payload, const float *from, size_t n)
@@ -303,12 +304,12 @@ static psd_session_t *new_session(psd_driver_t *self)
     uint64_t nonce = 0;
     while (!nonce && getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
         ;
-    return psd_session_new(&(psd_session_config_t){ .job = c->job,
-                                                    .name = c->name,
-                                                    .wanted = c->wanted,
+    return psd_session_new(&(psd_session_config_t){ .job = c->caller->job,
+                                                    .name = c->caller->name,
+                                                    .wanted = c->caller->wanted,
                                                     .nonce = nonce,
-                                                    .recipe = c->recipe,
-                                                    .patience_ms = c->patience_ms,
+                                                    .recipe = c->caller->recipe,
+                                                    .patience_ms = c->caller->patience_ms,
                                                     .new_buf = new_payload,
                                                     .copies = copies,
                                                     .place = place,
@@ -341,26 +342,17 @@ static void log_uplink(void *arg, psd_log_level_t level, const char *id, const c
 
 static int find_first(psd_driver_t *self, psd_err_t *err)
 {
-    const psd_driver_config_t *c = &self->config;
-    self->uplink = psd_uplink_new(&(psd_uplink_config_t){ .net = c->net,
-                                                          .job = c->job,
-                                                          .join = c->join,
-                                                          .file = c->file,
-                                                          .trusts_file = c->trusts_file,
-                                                          .timeout_ms = c->patience_ms,
-                                                          .peer = PSD_PEER_SERVER,
-                                                          .on_message = on_message,
-                                                          .on_bad = on_bad,
-                                                          .on_denied = on_denied,
-                                                          .on_moved = on_moved,
-                                                          .on_waiting = on_waiting,
-                                                          .log = log_uplink,
-                                                          .arg = self },
-                                  err);
+    static const psd_uplink_config_t calls = { .on_message = on_message,
+                                               .on_bad = on_bad,
+                                               .on_denied = on_denied,
+                                               .on_moved = on_moved,
+                                               .on_waiting = on_waiting,
+                                               .log = log_uplink };
+    self->uplink = psd_caller_uplink(self->config.caller, &calls, self, err);
     if (!self->uplink)
         return err->code;
     self->n_servers = 1;
-    psd_handover_move(c->handover, psd_uplink_address(self->uplink));
+    psd_handover_move(self->config.handover, psd_uplink_address(self->uplink));
     return PSD_OK;
 }
 

@@ -4,28 +4,21 @@
 #pragma once
 
 #include "common/memory/arena.h"
+#include "worker/caller.h"
 #include "worker/handover.h"
 #include "worker/views.h"
 
 typedef struct psd_driver psd_driver_t;
 
-/* Texts and objects are borrowed until psd_driver_stop. */
+/* Objects are borrowed until psd_driver_stop. */
 typedef struct psd_driver_config {
-    psd_handover_t *handover; /* open */
-    psd_net_t *net;
-    psd_arena_t *arena;              /* memory that servers of this machine may read */
-    psd_views_t *views;              /* arrays that may show theirs */
-    const char *job, *name, *recipe; /* as in psd_session_config_t */
-    uint32_t wanted;
-    uint64_t patience_ms; /* how long to wait for server 0, and for a lost server; 0: without limit */
-    const char *join;     /* server 0's address; "": taken from `file` */
-    const char *file;     /* cluster.file; may be NULL when `join` is given */
-    bool trusts_file;     /* take the servers' public key from it */
-    void (*log)(void *arg, int level, const char *id, const char *line); /* on the thread that runs the loop; NULL: not needed */
-    void *log_arg;
+    const psd_caller_t *caller; /* its `log` is called on the thread that runs the loop */
+    psd_handover_t *handover;   /* open */
+    psd_arena_t *arena;         /* memory that servers of this machine may read */
+    psd_views_t *views;         /* arrays that may show theirs */
 } psd_driver_config_t;
 
-/* Find server 0, which may take patience_ms, on the caller's thread; then start to join the job on the driver's thread. NULL, with
+/* Find server 0, which may take the caller's patience, on the caller's thread; then start to join the job on the driver's thread. NULL, with
  * `err` set: as psd_uplink_new and psd_uplink_connect; PSD_ESYSTEM. */
 psd_driver_t *psd_driver_start(const psd_driver_config_t *config, psd_err_t *err);
 

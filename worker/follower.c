@@ -150,22 +150,13 @@ static int open_reading(psd_follower_t *self)
 
 static int open_uplink(psd_follower_t *self)
 {
-    const psd_caller_t *caller = &self->caller;
-    self->uplink = psd_uplink_new(&(psd_uplink_config_t){ .net = caller->net,
-                                                          .job = caller->job,
-                                                          .join = caller->join,
-                                                          .file = caller->file,
-                                                          .trusts_file = caller->trusts_file,
-                                                          .timeout_ms = caller->patience_ms,
-                                                          .peer = PSD_PEER_SERVER,
-                                                          .on_message = on_message,
-                                                          .on_bad = on_bad,
-                                                          .on_denied = on_denied,
-                                                          .on_moved = on_moved,
-                                                          .on_waiting = on_waiting,
-                                                          .log = on_log,
-                                                          .arg = self },
-                                  &self->error);
+    static const psd_uplink_config_t calls = { .on_message = on_message,
+                                               .on_bad = on_bad,
+                                               .on_denied = on_denied,
+                                               .on_moved = on_moved,
+                                               .on_waiting = on_waiting,
+                                               .log = on_log };
+    self->uplink = psd_caller_uplink(&self->caller, &calls, self, &self->error);
     if (!self->uplink)
         return self->error.code;
     self->n_servers = 1;

@@ -145,19 +145,20 @@ static void on_line(void *arg, int level, const char *id, const char *line)
     n_waiting++;
 }
 
-static void start(const char *join)
+static psd_caller_t caller;
+
+static void start(char *join)
 {
-    driver = psd_driver_start(&(psd_driver_config_t){ .handover = handover,
-                                                      .net = worker_net,
-                                                      .views = views,
-                                                      .job = "mnist",
-                                                      .name = "w",
-                                                      .recipe = "",
-                                                      .patience_ms = 60000,
-                                                      .join = join,
-                                                      .file = file,
-                                                      .log = on_line },
-                              &err);
+    static char job[] = "mnist", name[] = "w", recipe[] = "";
+    caller = (psd_caller_t){ .net = worker_net,
+                             .join = join,
+                             .file = file,
+                             .job = job,
+                             .name = name,
+                             .recipe = recipe,
+                             .patience_ms = 60000,
+                             .log = on_line };
+    driver = psd_driver_start(&(psd_driver_config_t){ .caller = &caller, .handover = handover, .views = views }, &err);
 }
 
 static void await_hello(size_t s)
