@@ -1537,3 +1537,50 @@ Test(coordinator, a_reported_name_has_up_to_63_characters, .fini = teardown)
     cr_assert_eq(facts().n_reports, 1);
     cr_expect_eq(strlen(facts().report[0].name), 63);
 }
+
+Test(coordinator, whoever_comes_is_logged_once, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT], want[128];
+    config.workers_min = 1;
+    make("bsp");
+    for (uint32_t s = 0; s < SERVERS; s++) {
+        server_joins(s);
+        cr_expect_eq(count_lines("server.joined", text), 1);
+        cr_expect_eq(level, PSD_LEVEL_INFO);
+        snprintf(want, sizeof want, "shard=%u endpoint=tcp://host:%u", s, s);
+        cr_expect_str_eq(text, want);
+        server_joins(s);
+        cr_expect_eq(count_lines("server.joined", text), 0, "it repeats its hello");
+    }
+    const psd_msg_t *welcome = worker_greets(0);
+    cr_assert_not_null(welcome);
+    cr_expect_eq(count_lines("worker.hello", text), 1);
+    cr_expect_eq(level, PSD_LEVEL_DEBUG);
+    snprintf(want, sizeof want, "worker=0 name=host0 incarnation=%llu", (unsigned long long)welcome->incarnation);
+    cr_expect_str_eq(text, want);
+    worker_greets(0);
+    cr_expect_eq(count_lines("worker.hello", text), 0);
+}
+
+Test(coordinator, weights_that_are_lost_without_a_checkpoint_end_the_job_with_the_reason, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    begin("bsp", 2);
+    make_round(0);
+    for (uint64_t end = now + 3000; now < end;) {
+        pass(200);
+        server_says(0, 1, 0, 0, 0);
+    }
+    start[1]++;
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = (10 + start[1] + 1) << 16, .code = 2 };
+    snprintf(msg.text, sizeof msg.text, "mnist tcp://host:1 x");
+    hear(peer_of_server(1), &msg, NULL, 0);
+    cr_expect_eq(count_lines("job.lost", text), 1);
+    cr_expect_eq(level, PSD_LEVEL_ERROR);
+    cr_expect_str_eq(text, "why=\"server 1 was started again\" clock=1 checkpoint=none");
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_str_eq(answer(PSD_MSG_REFUSED)->text,
+                     "the servers have lost the weights and there is no checkpoint to go back to: server 1 was started again "
+                     "(checkpoint.dir keeps them)");
+    cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_LOST);
+}

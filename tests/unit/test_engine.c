@@ -17,6 +17,7 @@ static psd_engine_t *engine;
 static psd_engine_config_t config;
 static psd_actions_t out; /* the actions of the last event */
 static uint64_t now = 1000, seq, view;
+static const char *groups = ""; /* of tensors */
 static const float initial[4] = { 1, 2, 3, 4 };
 
 static psd_peer_t peer_of(uint32_t connection) { return psd_peer_make(5 + connection, 1); }
@@ -76,7 +77,7 @@ static void make(const char *mode, uint32_t welcome)
     config.nonce = 1;
     config.mode = psd_mode_find(mode);
     config.lr_rule = psd_lr_rule_find("none");
-    cr_assert_eq(psd_groups_parse(&config.groups, "sgd(lr=1)", "", NULL), PSD_OK);
+    cr_assert_eq(psd_groups_parse(&config.groups, "sgd(lr=1)", groups, NULL), PSD_OK);
     cr_assert_not_null(engine = psd_engine_new(&config, NULL));
     psd_msg_t msg = { .kind = PSD_MSG_SHARD_WELCOME, .protocol = PSD_PROTOCOL, .job = JOB, .seq = 1, .world = 1, .n_elements = 4 };
     msg.shard_epoch = 1;
@@ -566,4 +567,48 @@ Test(engine, a_worker_not_yet_back_keeps_its_clock_in_the_next_checkpoint, .fini
     cr_expect_eq(point->version, 91);
     cr_expect_eq(point->samples, 728);
     cr_expect_eq(point->lr, 0.25, "in force");
+}
+
+/* ---- what is logged of the model and the run ---- */
+
+Test(engine, the_model_its_groups_and_its_first_values_are_logged_with_their_numbers, .fini = teardown)
+{
+    groups = "v(optimizer=sgd(lr=0.5), lr_mult=0.25, clip=0)";
+    make("bsp", 0);
+    groups = "";
+    log_model();
+    cr_expect_eq(count_lines("shard.model"), 1);
+    cr_expect_str_eq(line, "tensors=2 chunks=2 of=2 parts=2 parameters=8");
+    cr_expect_eq(level, PSD_LEVEL_INFO);
+    cr_expect_eq(count_lines("optimizer.group"), 2);
+    static const char *const lines[] = {
+        "match=\"v\" optimizer=\"sgd(lr=0.5, momentum=0, dampening=0, nesterov=0, weight_decay=0)\" lr_mult=0.25 clip=off "
+        "frozen=no "
+        "tensors=1 parameters=4",
+        "match=\"\" optimizer=\"sgd(lr=1, momentum=0, dampening=0, nesterov=0, weight_decay=0)\" lr_mult=1 clip=on frozen=no "
+        "tensors=1 parameters=4"
+    };
+    size_t n = 0;
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_LOG && !strcmp(out.at[i].id, "optimizer.group"))
+            cr_expect_str_eq(out.at[i].msg.text, lines[n++ % 2]);
+    attach(0);
+    log_view(1);
+    initialise(0);
+    cr_expect_eq(count_lines("shard.started"), 1);
+    cr_expect_str_eq(line, "worker=0 chunks=2");
+    cr_expect_eq(level, PSD_LEVEL_INFO);
+}
+
+Test(engine, a_shard_that_is_told_of_another_run_says_so_and_asks_for_its_place_again, .fini = teardown)
+{
+    begin("bsp", 1);
+    psd_msg_t msg = { .kind = PSD_MSG_REFUSED, .protocol = PSD_PROTOCOL, .job = JOB + 1, .code = PSD_REFUSAL_RUN };
+    hear(PSD_PEER_COORDINATOR, &msg, NULL, 0);
+    cr_expect_eq(count_lines("shard.restart"), 1);
+    cr_expect_str_eq(line, "reason=\"server 0 has begun another run of the job\"");
+    cr_expect_eq(level, PSD_LEVEL_WARN);
+    cr_assert_not_null(answer(PSD_MSG_SHARD_HELLO));
+    cr_expect_eq(answer(PSD_MSG_SHARD_HELLO)->seq, 2, "as another start of it");
+    cr_expect_eq(answer(PSD_MSG_SHARD_HELLO)->code, 1, "for the same place");
 }

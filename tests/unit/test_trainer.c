@@ -587,6 +587,19 @@ Test(trainer, it_logs_who_it_is_and_each_evaluation)
     unlink(in_dir("summary-2.json"));
 }
 
+Test(trainer, patience_that_begins_in_the_middle_is_warned_of)
+{
+    keep_log();
+    server.position = (psd_position_t){ .clock = 9, .world = 1 };
+    config.stop_patience = 50;
+    unlink(in_dir("metrics.jsonl"));
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(count_logged(" id=train.patience step=8 reason=\"this worker has no evaluations from before this step: its "
+                              "patience begins here\"\n"),
+                 1, "%s", logged);
+    cr_expect_eq(count_logged("level=warn"), 1);
+}
+
 Test(trainer, a_worker_without_rows_takes_part_with_nothing)
 {
     keep_log();

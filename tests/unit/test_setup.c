@@ -1,0 +1,94 @@
+#include <criterion/criterion.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/system/log.h"
+#include "worker/setup.h"
+
+/* What a worker logs of the data that it has read. */
+static char dir[] = "/tmp/psd-setup-XXXXXX", logged[1 << 14];
+static psd_options_t *options;
+static psd_setup_t setup_of;
+static psd_err_t err;
+
+static void take_line(void *arg, const char *line, size_t n)
+{
+    (void)arg;
+    const size_t at = strlen(logged);
+    snprintf(logged + at, sizeof logged - at, "%.*s", (int)n, line);
+}
+
+static void setup(void)
+{
+    clearenv();
+    cr_assert_not_null(mkdtemp(dir));
+    cr_assert_eq(chdir(dir), 0);
+    psd_log_init(&(psd_log_config_t){ .level = PSD_LOG_INFO, .format = PSD_LOG_LOGFMT, .sink = take_line });
+}
+
+static void teardown(void)
+{
+    psd_setup_clear(&setup_of);
+    psd_options_destroy(&options);
+    unlink("train.csv"), unlink("test.csv");
+    rmdir(dir);
+}
+TestSuite(setup, .init = setup, .fini = teardown, .timeout = 600);
+
+static void write_file(const char *name, const char *text)
+{
+    FILE *file = fopen(name, "w");
+    cr_assert(file && fputs(text, file) >= 0 && !fclose(file));
+}
+
+/* Load with these flags, separated by blanks. */
+static void load(const char *flags)
+{
+    char copy[512], *argv[24] = { "psd-worker", "--data-train=csv:train.csv", "--data-label-column=y", "--data-batch=2" };
+    int argc = 4;
+    snprintf(copy, sizeof copy, "%s", flags);
+    for (char *rest = copy, *word; (word = strtok_r(rest, " ", &rest));)
+        argv[argc++] = word;
+    psd_setup_clear(&setup_of);
+    psd_options_destroy(&options);
+    logged[0] = '\0';
+    cr_assert_not_null(options = psd_options_new(PSD_PROGRAM_WORKER));
+    cr_assert_eq(psd_options_load(options, argc, argv, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_setup_load(&setup_of, options, &err), PSD_OK, "%s", err.text);
+}
+
+static void expect_logged(const char *words) { cr_expect_not_null(strstr(logged, words), "no %s in %s", words, logged); }
+
+Test(setup, what_was_read_is_a_line_with_its_numbers)
+{
+    write_file("train.csv", "a,b,y\n1,2,0\n3,4,1\n5,6,0\n");
+    write_file("test.csv", "a,b,y\n1,2,0\n3,4,1\n");
+    load("--model-kind=softmax --data-test=csv:test.csv");
+    expect_logged("level=info");
+    expect_logged(" id=data.loaded train=csv:train.csv rows=3 features=2 classes=2 test_rows=2 held_out=0\n");
+    cr_expect_null(strstr(logged, "level=warn"), "%s", logged);
+    load("--model-kind=softmax");
+    expect_logged(" classes=2 test_rows=0 held_out=0\n");
+    write_file("train.csv", "a,b,y\n1,2,0\n3,1,1\n5,6,0\n");
+    load("--model-kind=softmax --data-weight-column=b");
+    expect_logged(" rows=3 features=1 classes=2 weighted=true test_rows=0 held_out=0\n");
+}
+
+Test(setup, readings_that_may_surprise_are_warned_of)
+{
+    write_file("train.csv", "a,b,y\n1,2,0\n3,,1\n5,6,0\n,1,1\n7,8,1\n");
+    write_file("test.csv", "a,b,y\n1,2,0\n3,,1\n");
+    load("--model-kind=softmax --data-test=csv:test.csv --data-na=skip");
+    expect_logged("level=warn");
+    expect_logged(" id=data.skipped rows=2 test_rows=1 reason=\"data.na=skip leaves out rows with a missing value\"\n");
+    expect_logged(" id=data.loaded train=csv:train.csv rows=3 features=2 classes=2 test_rows=1 held_out=0\n");
+    write_file("train.csv", "a,b,y\n1,2,1\n3,4,3\n5,6,2\n");
+    load("--model-kind=softmax");
+    expect_logged(" id=data.classes labels=1..3 classes=4 reason=\"classes count from 0: class 0 never occurs\"\n");
+    write_file("train.csv", "a,b,y\n1,2,1\n3,4,1\n5,6,1\n");
+    load("--model-kind=logistic");
+    expect_logged(" id=data.one_class class=1 rows=3 reason=\"all rows that are trained on are of one class\"\n");
+}
