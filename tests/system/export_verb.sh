@@ -53,7 +53,7 @@ expect 64 "--weights: weights is \"best\"; it takes auto or fast or slow" export
 expect 64 "--format: format is \"onnx\"; it takes safetensors or npz" export --format=onnx "$saved"
 expect 64 "unknown option --quick" export --quick "$saved"
 expect 64 "--to needs a value: PATH" export "$saved" --to
-expect 64 "it takes DIR [CLOCK]" export
+expect 64 "write psdctl export [options] DIR [CLOCK]" export
 expect 64 "CLOCK is a whole number" export "$saved" 2x
 expect 66 "there is no checkpoint below $dir/none" export "$dir/none"
 expect 66 "MANIFEST-000000000030.json: No such file" export --to="$dir/no" "$saved" 30
