@@ -1328,3 +1328,70 @@ Test(session, a_push_has_the_samples_and_the_loss_of_its_exchange, .init = setup
     cr_assert_not_null(sent(PSD_MSG_PUSH));
     cr_expect(sent(PSD_MSG_PUSH)->samples == 12 && sent(PSD_MSG_PUSH)->loss == 0.75F);
 }
+
+Test(session, a_rate_that_is_none_is_refused_in_words, .init = setup, .fini = teardown)
+{
+    static const struct {
+        double rate;
+        const char *said;
+    } cases[] = { { -1, "-1" }, { INFINITY, "inf" }, { -INFINITY, "-inf" } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char want[128];
+        cr_expect_eq(psd_session_set_lr(session, now, cases[i].rate, &out, &err), PSD_EINVAL);
+        snprintf(want, sizeof want, "a learning rate must be a finite number of at least 0; this is %s", cases[i].said);
+        cr_expect_str_eq(err.text, want);
+    }
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+}
+
+Test(session, a_refusal_and_a_fence_are_told_with_who_and_why, .init = setup, .fini = teardown)
+{
+    psd_msg_t msg = message(PSD_MSG_REFUSED, RUN);
+    msg.code = PSD_REFUSAL_SHAPE;
+    snprintf(msg.text, sizeof msg.text, "w is [3]");
+    say(&msg, NULL, 0);
+    cr_expect_eq(psd_session_error(session)->code, PSD_EREFUSED);
+    cr_expect_str_eq(psd_session_error(session)->text, "server 0 refused (shape): w is [3]");
+    teardown();
+    now = 1000;
+    setup();
+    msg = message(PSD_MSG_FENCED, RUN);
+    snprintf(msg.text, sizeof msg.text, "it was silent");
+    say(&msg, NULL, 0);
+    cr_expect_eq(psd_session_error(session)->code, PSD_EFENCED);
+    cr_expect_str_eq(psd_session_error(session)->text, "server 0 gave this worker up: it was silent");
+}
+
+Test(session, the_version_only_rises_and_whether_rounds_wait_is_as_last_said, .init = setup, .fini = teardown)
+{
+    static const struct {
+        uint64_t version, shown;
+        uint32_t code;
+    } said[] = { { 9, 9, PSD_WEIGHTS_GATHERED }, { 8, 9, PSD_WEIGHTS_RESIDUAL }, { 10, 10, 0 } };
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+        psd_msg_t msg = message(PSD_MSG_WEIGHTS, RUN);
+        cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+        msg.clock = 5 + i;
+        msg.parts = msg.world = 1;
+        msg.version = said[i].version;
+        msg.code = said[i].code;
+        say(&msg, NULL, 0);
+        cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+        cr_expect_eq(psd_session_position(session).version, said[i].shown);
+        cr_expect_eq(psd_session_position(session).gathered, said[i].code == PSD_WEIGHTS_GATHERED);
+    }
+}
+
+Test(session, the_reason_of_server_0_is_said_once_however_many_servers_are_waited_for, .init = setup_pair, .fini = teardown)
+{
+    char text[256];
+    const float *const of[] = { (float[]){ 1, 2 }, (float[]){ 3, 4 } };
+    cr_assert_eq(psd_session_exchange(session, now, of, 10, 1, &err), PSD_OK);
+    psd_session_describe_wait(session, text, sizeof text);
+    cr_expect_str_eq(text, "1 of 1 parts of server 0 (clock 1), 1 of 1 parts of server 1 (clock 1)");
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT, RUN);
+    snprintf(beat.text, sizeof beat.text, "pushes of workers 1 (round 1)");
+    say(&beat, NULL, 0);
+    psd_session_describe_wait(session, text, sizeof text);
+    cr_expect_str_eq(text, "pushes of workers 1 (round 1)");
+}
