@@ -106,6 +106,34 @@ Test(status, each_path_answers_from_the_snapshot)
     cr_assert_eq(sum, 7);
 }
 
+Test(status, each_answer_forbids_what_a_page_of_numbers_does_not_need)
+{
+    static const char *const paths[] = { "/", "/livez", "/status", "/metrics", "/etc/passwd" };
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        get(paths[i]);
+        cr_expect_not_null(strstr(reply, "\r\nCache-Control: no-store\r\n"), "%s: %s", paths[i], reply);
+        cr_expect_not_null(strstr(reply, "\r\nX-Content-Type-Options: nosniff\r\n"), "%s", paths[i]);
+        cr_expect_not_null(strstr(reply, "\r\nContent-Security-Policy: default-src 'none'; script-src 'self'; "), "%s", paths[i]);
+    }
+}
+
+Test(status, only_prometheus_itself_counts_as_a_scrape)
+{
+    static const struct {
+        const char *agent;
+        unsigned n;
+    } asked[] = { { "curl/8.0", 0 }, { "Prometheus/2.53", 1 }, { "NotPrometheus/1", 1 }, { "Prometheus/3", 2 } };
+    get("/metrics");
+    cr_expect_eq(psd_status_scrapes(status), 0, "without a name");
+    for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
+        char text[256];
+        snprintf(text, sizeof text, "GET /metrics HTTP/1.1\r\nHost: localhost:7471\r\nUser-Agent: %s\r\nConnection: close\r\n\r\n",
+                 asked[i].agent);
+        cr_expect_eq(ask(text), 200);
+        cr_expect_eq(psd_status_scrapes(status), asked[i].n, "%s", asked[i].agent);
+    }
+}
+
 Test(status, the_page_is_whole_and_escapes_what_people_typed)
 {
     cr_assert_eq(get("/"), 200);
@@ -163,6 +191,20 @@ Test(status, each_new_snapshot_is_an_event)
         snprintf(wanted, sizeof wanted, "\n\nid: 0\ndata: {\ndata: \"step\": %d\ndata: }\n\n", step);
         publish_document(json);
         cr_assert(read_until(fd, wanted), "%s", reply);
+    }
+    close(fd);
+}
+
+Test(status, an_event_is_numbered_by_the_lines_that_were_logged_before_it)
+{
+    int fd = follow();
+    cr_assert(read_until(fd, "id: 0\ndata: {\"schema\""), "%s", reply);
+    for (unsigned n = 1; n < 3; n++) {
+        char wanted[64];
+        psd_status_note(status, "info", "worker.joined", "worker=0");
+        snprintf(wanted, sizeof wanted, "\n\nid: %u\ndata: {}\n\n", n);
+        publish_document("{}");
+        cr_expect(read_until(fd, wanted), "%s", reply);
     }
     close(fd);
 }
