@@ -24,6 +24,8 @@ static atomic_bool was_refused;      /* as the driver reports */
 static atomic_uint n_waiting;        /* lines on waiting, */
 static int waiting_level;            /* and the level and text of the last one */
 static char waiting[1500];
+static char malformed[256];       /* the line on a message that could not be read, */
+static atomic_bool was_bad;       /* and that it is there */
 static uint64_t lease_ms = 60000; /* of the job */
 static psd_handover_t *handover;
 static psd_views_t *views;
@@ -138,6 +140,11 @@ static void on_line(void *arg, int level, const char *id, const char *line)
     (void)arg;
     if (!strcmp(id, "join.refused"))
         was_refused = true;
+    if (!strcmp(id, "server.malformed") && !was_bad) {
+        cr_expect_eq(level, PSD_LEVEL_WARN);
+        snprintf(malformed, sizeof malformed, "%s", line);
+        was_bad = true;
+    }
     if (strcmp(id, "worker.waiting"))
         return;
     waiting_level = level;
@@ -323,4 +330,15 @@ Test(driver, an_address_where_nothing_listens_is_told_as_it_is)
         usleep(1000);
     cr_expect_str_eq(waiting, "for=\"no process listens at 127.0.0.1:1: connection refused\"");
     cr_expect_str_eq(look().waiting, "no process listens at 127.0.0.1:1: connection refused");
+}
+
+Test(driver, a_message_that_cannot_be_read_is_told_with_its_server)
+{
+    start(at[0]);
+    cr_assert_not_null(driver, "%s", err.text);
+    await_hello(0);
+    psd_socket_send(server[0], worker, "nonsense", 8, NULL);
+    while (!was_bad)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_eq(strncmp(malformed, "server=0 reason=\"", 17), 0, "%s", malformed);
 }

@@ -1395,3 +1395,42 @@ Test(session, the_reason_of_server_0_is_said_once_however_many_servers_are_waite
     psd_session_describe_wait(session, text, sizeof text);
     cr_expect_str_eq(text, "pushes of workers 1 (round 1)");
 }
+
+Test(session, one_that_leaves_unfinished_after_all_says_so_once, .init = setup, .fini = teardown)
+{
+    psd_session_leave(session, now, true, &out);
+    cr_assert_not_null(sent(PSD_MSG_LEAVE));
+    cr_expect_eq(sent(PSD_MSG_LEAVE)->code, PSD_LEAVE_FINISHED);
+    psd_actions_drop(&out, out.n);
+    psd_session_leave(session, now, false, &out);
+    cr_assert_not_null(sent(PSD_MSG_LEAVE));
+    cr_expect_eq(sent(PSD_MSG_LEAVE)->code, PSD_LEAVE_UNFINISHED);
+    psd_actions_drop(&out, out.n);
+    psd_session_leave(session, now, false, &out);
+    cr_expect_null(sent(PSD_MSG_LEAVE));
+}
+
+Test(session, one_that_joins_waits_for_what_server_0_says, .fini = teardown)
+{
+    char text[256];
+    session = psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE });
+    pass(0);
+    psd_session_describe_wait(session, text, sizeof text);
+    cr_expect_str_eq(text, "an answer from server 0");
+    psd_msg_t wait = message(PSD_MSG_WAIT, RUN);
+    snprintf(wait.text, sizeof wait.text, "both places are taken");
+    say(&wait, NULL, 0);
+    psd_session_describe_wait(session, text, sizeof text);
+    cr_expect_str_eq(text, "both places are taken");
+}
+
+Test(session, a_reported_name_has_up_to_63_characters, .init = setup, .fini = teardown)
+{
+    char name[71] = "";
+    memset(name, 'x', 70);
+    psd_session_report(session, name, 2.5, &out);
+    cr_assert_not_null(sent(PSD_MSG_REPORT));
+    cr_expect_eq(strlen(sent(PSD_MSG_REPORT)->text), 63);
+    cr_expect_eq(sent(PSD_MSG_REPORT)->value, 2.5);
+    cr_expect_eq(sent(PSD_MSG_REPORT)->seq, NONCE);
+}
