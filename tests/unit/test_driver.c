@@ -257,8 +257,8 @@ static psd_handover_state_t look(void)
 /* Run the loop of server 0 until the worker has joined, having rejoined this often. */
 static void await_joined_again(uint64_t rejoins)
 {
-    while (look().phase != PSD_PHASE_JOINED || look().rejoins != rejoins)
-        uv_run(&loop, UV_RUN_NOWAIT);
+    for (psd_handover_state_t state = look(); state.phase != PSD_PHASE_JOINED || state.rejoins != rejoins; state = look())
+        uv_run(&loop, UV_RUN_NOWAIT); /* both in one look: between two, it may have left the run before */
 }
 
 static void leave(bool finished, uint64_t rejoins)
