@@ -18,7 +18,7 @@ typedef struct psd_table_column {
     bool log1p;     /* of a number x: sign(x) log(1 + |x|) comes first, */
     double mean;    /* then this is taken off, */
     double scale;   /* and what is left divided by this; 0 and 1 without standardisation */
-    double fill;    /* what a missing number is before that, where those of training had a mean to take; otherwise 0 */
+    double fill;    /* what a missing number is before all that: with data.na mean it becomes the mean of training, otherwise 0 */
     bool is_hashed; /* of words: each has its feature by a hash, otherwise one of its own */
     char **word;    /* those with a feature of their own, ordered by bytes */
     size_t n_words;

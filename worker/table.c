@@ -111,20 +111,20 @@ static const psd_cell_t *cell_at(const psd_table_t *self, size_t row, size_t col
 static void learn_numbers(psd_table_t *self, size_t at, const bool *held)
 {
     psd_table_column_t *column = &self->encoding->column[at];
-    double sum = 0, squares = 0, plain = 0;
+    double sum = 0, squares = 0;
     size_t n = 0;
     for (size_t i = 0; i < self->n_rows; i++) {
         const float x = cell_at(self, i, at)->number;
         if (isnan(x) || (held && held[i]))
             continue;
-        plain += (double)x;
         sum += column->log1p ? copysign(log1p(fabs((double)x)), (double)x) : (double)x;
         n++;
     }
-    column->fill = self->encoding->fills && n ? plain / (double)n : 0;
+    const double mean = n ? sum / (double)n : 0;
+    if (self->encoding->fills) /* a number of the file: its logarithm, if that is taken, is the mean of logarithms */
+        column->fill = column->log1p ? copysign(expm1(fabs(mean)), mean) : mean;
     if (!self->options->standardise || !n)
         return;
-    const double mean = sum / (double)n;
     for (size_t i = 0; i < self->n_rows; i++) {
         const float x = cell_at(self, i, at)->number;
         if (isnan(x) || (held && held[i]))

@@ -131,11 +131,7 @@ def encode(train, test, numbers, words, logs=()):
             if i in logs:
                 x[:, k] = signed_log1p(x[:, k])
         parts.append(x)
-    if logs:  # the mean is that of the file's numbers
-        raw = numpy.array([[number(row[i]) for i in numbers] for row in train], float)
-        fill = [signed_log1p(numpy.nanmean(raw[:, k])) if i in logs else numpy.nanmean(raw[:, k]) for k, i in enumerate(numbers)]
-    else:
-        fill = numpy.nanmean(parts[0], axis=0)
+    fill = numpy.nanmean(parts[0], axis=0)
     scaler = preprocessing.StandardScaler().fit(parts[0])
     dense = [scaler.transform(numpy.where(numpy.isnan(x), fill, x)) for x in parts]
     if not words:

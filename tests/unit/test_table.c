@@ -64,6 +64,27 @@ Test(table, rows_with_words_are_sparse_and_zeros_are_left_out)
     psd_dataset_destroy(&set);
 }
 
+Test(table, a_missing_number_is_the_mean_of_the_logarithms_where_these_are_trained)
+{
+    for (int standardise = 0; standardise < 2; standardise++) {
+        const psd_dataset_options_t options = { .na = PSD_NA_MEAN, .standardise = standardise };
+        psd_encoding_t *encoding = columns(false);
+        encoding->column[0].log1p = encoding->column[1].log1p = true;
+        psd_dataset_t *set = calloc(1, sizeof *set);
+        psd_table_t table;
+        cr_assert_eq(psd_table_begin(&table, &encoding, &options, "f", &err), PSD_OK);
+        const float rows[][2] = { { 0, 0 }, { 6.389056F, -6.389056F }, { NAN, NAN } }; /* e^2 - 1: the logarithms are 0 and 2 */
+        for (size_t i = 0; i < 3; i++, table.n_rows++)
+            memcpy(psd_table_row(&table, &err), rows[i], sizeof rows[i]);
+        end(&table, set);
+        cr_expect_float_eq(set->dense[4], standardise ? 0 : 1, 1e-6, "%g", (double)set->dense[4]);
+        cr_expect_float_eq(set->dense[5], standardise ? 0 : -1, 1e-6, "%g", (double)set->dense[5]);
+        cr_expect_float_eq(set->encoding->column[0].fill, M_E - 1, 1e-6,
+                           "the logarithm is taken of it, so it is a number of the file");
+        psd_dataset_destroy(&set);
+    }
+}
+
 Test(table, log1p_of_all_columns_is_of_those_that_hold_numbers)
 {
     const psd_dataset_options_t options = { .log1p = (const char *const[]){ "*" }, .n_log1p = 1 };
