@@ -120,11 +120,45 @@ static int read_options(psd_dataset_options_t *out, const psd_options_t *o, psd_
                : PSD_OK;
 }
 
+/* Columns have the roles that they had when the model's encoding was learned: an option that gives one another is an error. Numbers of
+ * columns are compared where these have no names, because they may stand in another order than in training. */
+static int check_roles(const psd_encoding_t *encoding, const char *spec, const char *init, const psd_options_t *o, psd_err_t *err)
+{
+    const char *in = *init ? " in " : "", *cure = *init ? ", or start without init" : "";
+    const char *label = psd_options_string(o, PSD_OPT_data_label_column);
+    if (strncmp(spec, "csv:", 4))
+        return PSD_OK;
+    const bool is_number = label[strspn(label, "0123456789")] == '\0';
+    if (strcmp(label, encoding->label) && !(is_number && (!*label || psd_options_bool(o, PSD_OPT_data_header))))
+        return psd_err_set(err, PSD_ECONFIG, "data.label_column is %.60s, but the model%s%s was trained with %.60s; leave it out%s",
+                           label, in, init, encoding->label, cure),
+               blame(o, PSD_OPT_data_label_column, err);
+    size_t n = 0;
+    const char *const *drop = psd_options_texts(o, PSD_OPT_data_drop, &n),
+                      *weight = psd_options_string(o, PSD_OPT_data_weight_column);
+    for (size_t i = 0; i <= n; i++) { /* the last one is the weight */
+        const char *name = i < n ? drop[i] : weight;
+        const psd_option_id_t id = i < n ? PSD_OPT_data_drop : PSD_OPT_data_weight_column;
+        const bool is_label = !strcmp(name, encoding->label);
+        bool is_feature = false;
+        for (size_t j = 0; !is_label && !is_feature && j < encoding->n_columns; j++)
+            is_feature = !strcmp(name, encoding->column[j].name);
+        if (is_label || is_feature)
+            return psd_err_set(err, PSD_ECONFIG, "%s names %.60s, but the model%s%s was trained with it as %s; leave it out%s",
+                               i < n ? "data.drop" : "data.weight_column", name, in, init, is_label ? "the label" : "a feature",
+                               cure),
+                   blame(o, id, err);
+    }
+    return PSD_OK;
+}
+
 /* The training set. If training starts from a model with an encoding, it uses that encoding, and finds its columns by name. */
 static int load_train(psd_setup_t *self, psd_dataset_t *frame, psd_dataset_options_t *options, const psd_options_t *o,
                       psd_err_t *err)
 {
     const char *spec = psd_options_string(o, PSD_OPT_data_train);
+    if (frame && check_roles(frame->encoding, spec, psd_options_string(o, PSD_OPT_init), o, err))
+        return err->code;
     options->train = frame;
     options->predicts = frame != NULL;
     self->train = psd_dataset_load(spec, options, err);
@@ -132,8 +166,10 @@ static int load_train(psd_setup_t *self, psd_dataset_t *frame, psd_dataset_optio
     if (!self->train)
         return blame(o, PSD_OPT_data_train, err);
     if (frame && self->train->unlabelled)
-        return psd_err_set(err, PSD_EDATA, "%s: no column is named '%.60s', as the label is in the model's training set", spec,
-                           frame->encoding->label),
+        return psd_err_set(err, PSD_EDATA,
+                           "%s: no column is named '%.60s', as the label is in the model's training set; add it, or rename the "
+                           "label's column",
+                           spec, frame->encoding->label),
                blame(o, PSD_OPT_data_train, err);
     if (frame) {
         self->train->encoding = frame->encoding;
@@ -173,7 +209,9 @@ static int load_data(psd_setup_t *self, psd_dataset_t *frame, const psd_options_
 int psd_setup_rows(psd_dataset_t **out, const psd_options_t *o, const char *spec, const psd_dataset_t *frame, psd_err_t *err)
 {
     psd_dataset_options_t options;
-    const int rc = read_options(&options, o, err);
+    int rc = read_options(&options, o, err);
+    if (!rc && frame->encoding)
+        rc = check_roles(frame->encoding, spec, "", o, err);
     if (rc)
         return rc;
     options.train = frame;

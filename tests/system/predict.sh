@@ -109,6 +109,21 @@ encoding() { head -c 8000 "$1" | grep -ao '"psd.encoding":"\([^"\\]\|\\.\)*"'; }
 refused 65 'tensor fc1.weight is [1, 4] there, but [2, 4] in the model' "$bin/psdctl" config check job.yaml --init=people.safetensors --model-kind=softmax
 refused 66 'nowhere' "$bin/psdctl" config check job.yaml --init=nowhere
 
+# Options that give a column another role than it had in the model's training are refused, for training and for prediction.
+cure='leave it out, or start without init'
+warm=("$bin/psdctl" config check job.yaml --init=people.safetensors)
+refused 78 "--data-label-column: data.label_column is town, but the model in people.safetensors was trained with income; $cure" "${warm[@]}" --data-label-column=town
+refused 78 "data.label_column is nothing, but the model" "${warm[@]}" --data-label-column=nothing
+refused 78 "--data-weight-column: data.weight_column names age, but the model in people.safetensors was trained with it as a feature; $cure" "${warm[@]}" --data-weight-column=age
+refused 78 "--data-drop: data.drop names town, but the model in people.safetensors was trained with it as a feature; $cure" "${warm[@]}" --data-drop='id;town'
+refused 78 "--data-drop: data.drop names income, but the model in people.safetensors was trained with it as the label; $cure" "${warm[@]}" --data-drop=income
+refused 78 'data.label_column is town, but the model was trained with income; leave it out' "$bin/psdctl" predict job.yaml --data-label-column=town
+"${warm[@]}" --data-label-column=income >said 2>&1 || fail "the model's own label is refused: $(cat said)"
+"$bin/psdctl" predict job.yaml --data-label-column=income --data-drop=id --to=same.csv 2>said || fail "$(cat said)"
+cmp out.csv same.csv || fail 'options that agree with the model change its predictions'
+printf 'town,age\nRome,30\n' >unlabelled.csv
+refused 65 "no column is named 'income', as the label is in the model's training set; add it, or rename the label's column" "${warm[@]}" --data-train=csv:unlabelled.csv
+
 # Patience ends the job for both workers after the same step, and every step is that of one process.
 "$bin/psdctl" verify job.yaml --save= --data-validation=0.2 --eval-metric=auc --stop-steps=2000 --stop-patience=3 --servers=2 --run-dir=patient >said 2>&1 || fail "$(cat said)"
 grep -q ' hashes, all equal to those of one process$' said || fail "$(cat said)"
