@@ -1,10 +1,11 @@
 #include "common/config/contradictions.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/codec/codec.h"
 #include "common/optim/groups.h"
@@ -148,6 +149,50 @@ static bool gathers_votes(const psd_values_t *o, char *why)
            says(why, "sync.accumulate adds up gradients, but with optimizer %s workers send votes; leave it out", name);
 }
 
+/* Where a path leads, over links: a file, or, while there is none, its folder and its name there. */
+typedef struct target {
+    struct stat facts; /* of the file or the folder */
+    const char *name;  /* "" of a file that is there */
+} target_t;
+
+static bool find_target(const char *path, target_t *out)
+{
+    const char *slash = strrchr(path, '/');
+    char folder[PATH_MAX];
+    *out = (target_t){ .name = "" };
+    if (stat(path, &out->facts) == 0)
+        return S_ISREG(out->facts.st_mode); /* devices and FIFOs may have several uses; directories have their own checks */
+    out->name = slash ? slash + 1 : path;
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash + 1 - path) : 1, slash ? path : ".");
+    return stat(folder, &out->facts) == 0;
+}
+
+bool psd_contradiction_replaces(const char *output, const char *path, const char *input, const char *other,
+                                char why[PSD_OPTION_WHY])
+{
+    target_t to, from;
+    return *path && *other && find_target(path, &to) && find_target(other, &from) && to.facts.st_dev == from.facts.st_dev &&
+           to.facts.st_ino == from.facts.st_ino && !strcmp(to.name, from.name) &&
+           says(why, "%s would replace %s, %.160s; name another file", output, input, other);
+}
+
+/* Whether the output is the job file, or a file that another option names. */
+static bool replaces_a_file(const psd_values_t *o, psd_option_id_t output, char *why)
+{
+    const char *key = psd_option_at(output)->key, *path = o->at(o->arg, output)->text;
+    bool is_there = psd_contradiction_replaces(key, path, "the job file", o->file, why);
+    for (size_t i = 0; !is_there && i < PSD_N_OPTIONS; i++) {
+        const psd_option_t *row = psd_option_at(i);
+        const char *other = psd_option_path(row, o->at(o->arg, (psd_option_id_t)i)->text);
+        is_there = i != output && other && psd_contradiction_replaces(key, path, row->key, other, why);
+    }
+    return is_there;
+}
+
+static bool saves_over_a_file(const psd_values_t *o, char *why) { return replaces_a_file(o, PSD_OPT_save, why); }
+
+static bool traces_into_a_file(const psd_values_t *o, char *why) { return replaces_a_file(o, PSD_OPT_trace, why); }
+
 static const struct contradiction {
     psd_option_id_t id; /* the option to point at */
     bool (*is_there)(const psd_values_t *o, char *why);
@@ -164,6 +209,8 @@ static const struct contradiction {
     { PSD_OPT_codec_push, drops_votes },
     { PSD_OPT_optimizer, clips_votes },
     { PSD_OPT_sync_accumulate, gathers_votes },
+    { PSD_OPT_save, saves_over_a_file },
+    { PSD_OPT_trace, traces_into_a_file },
 };
 
 int psd_contradiction(const psd_values_t *values, size_t i, psd_option_id_t *id, char why[PSD_OPTION_WHY])

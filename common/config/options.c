@@ -343,7 +343,7 @@ static const psd_option_value_t *value_at(const void *arg, psd_option_id_t id)
 /* Check for contradictions, once each value is valid. */
 static void compare_values(psd_options_t *self)
 {
-    const psd_values_t values = { self, value_at };
+    const psd_values_t values = { self->file && !self->file_is_stream ? self->file : "", self, value_at };
     psd_option_id_t id;
     char why[PSD_OPTION_WHY];
     int rc;

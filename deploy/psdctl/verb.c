@@ -2,6 +2,8 @@
 
 #include <stdarg.h>
 
+#include "common/config/contradictions.h"
+
 int psd_verb_misuse(const psd_verb_t *verb, const char *format, ...)
 {
     va_list list;
@@ -29,6 +31,32 @@ int psd_verb_with_options(const psd_args_t *args, int (*then)(const psd_args_t *
         fprintf(stderr, "%s\n", *psd_options_complaints(options) ? psd_options_complaints(options) : err.text);
     psd_options_destroy(&options);
     return code;
+}
+
+/* Whether a verb may write a file that the job names so: a model or a state, which another verb reads. */
+static bool may_be_written(psd_option_id_t id)
+{
+    return id == PSD_OPT_init || id == PSD_OPT_init_state || id == PSD_OPT_save || id == PSD_OPT_trace;
+}
+
+int psd_verb_check_output(const psd_args_t *args, const psd_options_t *options, size_t output, const char *to, psd_err_t *err)
+{
+    const psd_option_t *flag = args->verb->flag, *row;
+    char why[PSD_OPTION_WHY], name[PSD_OPTION_TEXT], other[PSD_OPTION_TEXT];
+    psd_option_flag(flag[output].key, name, sizeof name);
+    bool is_there = !psd_options_file_is_stream(options) &&
+                    psd_contradiction_replaces(name, to, "the job file", psd_options_file(options), why);
+    for (size_t i = 0; !is_there && flag[i].key; i++) {
+        const char *path = i != output && args->flag[i] ? psd_option_path(&flag[i], args->flag[i]) : NULL;
+        psd_option_flag(flag[i].key, other, sizeof other);
+        is_there = path && psd_contradiction_replaces(name, to, other, path, why);
+    }
+    for (size_t i = 0; !is_there && (row = psd_option_at(i)); i++) {
+        const char *path =
+            may_be_written((psd_option_id_t)i) ? NULL : psd_option_path(row, psd_options_text(options, (psd_option_id_t)i));
+        is_there = path && psd_contradiction_replaces(name, to, row->key, path, why);
+    }
+    return is_there ? psd_err_set(err, PSD_EUSAGE, "%s", why) : PSD_OK;
 }
 
 psd_usage_t psd_verb_usage(const psd_verb_t *verb, char name[PSD_VERB_NAME])

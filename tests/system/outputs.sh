@@ -39,6 +39,41 @@ wait $!
 [ -p pipe ] || fail 'the FIFO is gone'
 same read.st
 
+# No output replaces a file that is read, whatever path leads to it, and none another output.
+refused() { # CODE SENTENCE FILE COMMAND...
+    local code=0
+    cp "$3" before
+    "${@:4}" >said 2>&1 || code=$?
+    [ "$code" = "$1" ] || fail "${*:4} ended with $code, not $1: $(cat said)"
+    grep -qF -- "$2; name another file" said || fail "${*:4}: $(cat said)"
+    cmp -s before "$3" || fail "${*:4} has changed $3"
+}
+ln -s ../gap.svm sub/soft.svm
+ln gap.svm sub/hard.svm
+printf 'model: {kind: logistic}\ndata: {train: "libsvm:gap.svm", batch: full}\nstop: {steps: 3}\n' >job.yaml
+for path in gap.svm ./gap.svm sub/../gap.svm sub/soft.svm sub/hard.svm; do
+    for output in save trace; do
+        refused 78 "--$output: $output would replace data.train, gap.svm" gap.svm "$bin/psdctl" run "${job[@]}" --$output=$path
+    done
+done
+refused 78 'save would replace data.train, gap.svm' gap.svm "$bin/psd-worker" "${job[@]:4}" --save=gap.svm
+refused 78 'save would replace data.test, gap.svm' gap.svm \
+    "$bin/psdctl" run "${job[@]}" --data-train=glyphs:100 --data-test=libsvm:gap.svm --save=gap.svm
+refused 78 'save would replace the job file, job.yaml' job.yaml "$bin/psdctl" run job.yaml --insecure --save=./job.yaml
+refused 78 'save would replace init, plain.st' plain.st "$bin/psdctl" run "${job[@]}" --init=plain.st --save=plain.st
+refused 78 'save would replace trace, ./new' gap.svm "$bin/psdctl" run "${job[@]}" --save=new --trace=./new
+[ ! -e new ] || fail 'a refused run has made its output'
+predict() { "$bin/psdctl" predict job.yaml --rows=libsvm:gap.svm "$@"; }
+refused 64 '--to would replace --rows, gap.svm' gap.svm predict --weights=plain.st --to=sub/hard.svm
+refused 64 '--to would replace --weights, plain.st' plain.st predict --weights=plain.st --to=plain.st
+refused 64 '--to would replace save, plain.st' plain.st predict --save=plain.st --to=plain.st
+refused 64 '--to would replace the job file, job.yaml' job.yaml predict --weights=plain.st --to=job.yaml
+refused 64 '--to would replace --from, plain.st' plain.st "$bin/psdctl" import job.yaml --from=plain.st --to=plain.st
+refused 64 '--to would replace data.train, gap.svm' gap.svm "$bin/psdctl" import job.yaml --from=plain.st --to=gap.svm
+for _ in new again; do # a model that the job starts with may be imported once more
+    "$bin/psdctl" import job.yaml --init=made.st --from=plain.st --to=made.st >said 2>&1 || fail "$(cat said)"
+done
+
 # A directory is named, and so is a device that is full.
 for to in sub /dev/full; do
     timeout 600 "$bin/psdctl" run "${job[@]}" --restarts=0 --save=$to >said 2>&1 || true

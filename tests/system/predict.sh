@@ -106,7 +106,7 @@ awk -F, 'NR == 1 || NR > 200 { print $3 "," $1 "," $2 }' people.csv >later.csv
 [ "$(field later/summary.json sha256_initial)" = "$(field first/summary.json sha256)" ] || fail 'it does not begin where the other ended'
 encoding() { head -c 8000 "$1" | grep -ao '"psd.encoding":"\([^"\\]\|\\.\)*"'; }
 [ "$(encoding later.safetensors)" = "$(encoding people.safetensors)" ] || fail 'it has learned another encoding'
-refused 65 'tensor fc1.weight is [1, 4] there, but [2, 4] in the model' "$bin/psdctl" config check job.yaml --init=people.safetensors --model-kind=softmax
+refused 65 'tensor fc1.weight is [1, 4] there, but [2, 4] in the model' "$bin/psdctl" config check job.yaml --save= --init=people.safetensors --model-kind=softmax
 refused 66 'nowhere' "$bin/psdctl" config check job.yaml --init=nowhere
 
 # Options that give a column another role than it had in the model's training are refused, for training and for prediction.

@@ -320,7 +320,8 @@ static int import(const psd_args_t *args, const psd_options_t *options)
     psd_err_t err = { 0 };
     const bool is_state = args->flag[OPTIMIZER];
     const char *to = args->flag[TO] ? args->flag[TO] : is_state ? "optimizer_state.safetensors" : "model.safetensors";
-    const int rc = (is_state ? import_state : import_weights)(options, args->flag[FROM], to, &err);
+    int rc = psd_verb_check_output(args, options, TO, to, &err);
+    rc = rc ? rc : (is_state ? import_state : import_weights)(options, args->flag[FROM], to, &err);
     return rc ? psd_say_error("import", &err) : 0;
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/config/contradictions.h"
 #include "common/config/options.h"
 #include "common/system/durable.h"
 #include "deploy/psdctl/say.h"
@@ -27,6 +28,11 @@ static int choose(request_t *self, const psd_args_t *args, const psd_options_t *
         return psd_err_set(err, PSD_EUSAGE, "a model is missing: give --weights=FILE, or set save in the job file");
     if (!*self->rows)
         return psd_err_set(err, PSD_EUSAGE, "rows are missing: give --rows=FORMAT:FILE, or set data.test in the job file");
+    char why[PSD_OPTION_WHY];
+    if (self->to && !args->flag[MODEL] && psd_contradiction_replaces("--to", self->to, "save", self->model, why))
+        return psd_err_set(err, PSD_EUSAGE, "%s", why);
+    if (self->to && psd_verb_check_output(args, o, TO, self->to, err))
+        return err->code;
     if (psd_dataset_check_format(self->rows, err) == PSD_OK)
         return PSD_OK;
     err->code = args->flag[ROWS] ? PSD_EUSAGE : PSD_ECONFIG;
