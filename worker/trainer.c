@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "common/system/json.h"
@@ -591,8 +592,19 @@ static int loop(trainer_t *self, psd_err_t *err)
 
 /* ---- The end ---- */
 
+/* Whether `save` is a file of an earlier run, which a run that has failed leaves as it is. */
+static bool has_earlier_model(const trainer_t *self)
+{
+    struct stat facts;
+    if (stat(self->config->save, &facts) || !S_ISREG(facts.st_mode))
+        return false;
+    psd_log_warn("save.kept", "file=\"%s\" reason=\"the run has failed, so the earlier file of that name stays as it is\"",
+                 self->config->save);
+    return true;
+}
+
 /* Hash the trained weights and, on rank 0, save them; weights that are not finite are an error. */
-static int keep_weights(trainer_t *self, psd_err_t *err)
+static int keep_weights(trainer_t *self, bool has_failed, psd_err_t *err)
 {
     const psd_position_t at = position(self);
     psd_saved_t tensors[PSD_MAX_PARAMS];
@@ -613,7 +625,7 @@ static int keep_weights(trainer_t *self, psd_err_t *err)
         if ((rc = psd_weights_look(tensors, self->n, err)) != 0)
             return rc;
     }
-    if (at.rank != 0 || !self->config->save || !*self->config->save)
+    if (at.rank != 0 || !self->config->save || !*self->config->save || (has_failed && has_earlier_model(self)))
         return PSD_OK;
     char step_text[24];
     snprintf(step_text, sizeof step_text, "%" PRIu64, self->result->steps);
@@ -766,7 +778,7 @@ static int finish(trainer_t *self, int rc, psd_err_t *err)
         psd_progress_end(self->config->progress, now_ms(CLOCK_MONOTONIC));
     int late_rc = PSD_OK;
     if (rc == PSD_OK || rc == PSD_EDIVERGED)
-        late_rc = keep_weights(self, &late);
+        late_rc = keep_weights(self, rc != PSD_OK, &late);
     if (rc == PSD_OK && late_rc == PSD_EAGAIN)
         return PSD_EAGAIN; /* a server was lost at the very end: make the last rounds again */
     const int end = rc ? rc : late_rc;

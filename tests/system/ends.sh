@@ -145,6 +145,10 @@ target_missed() {
     printf '1 1:0.5\n0 1:0.5\n' >same.svm
     ends 1 'the target was not met' "${run[@]}" --data-train=libsvm:same.svm --data-test=libsvm:same.svm --stop-target=0.99
     never_restarted
+    ends 0 'done' "${run[@]}" --save=good.st
+    cp good.st kept.st
+    ends 1 'the target was not met' "${run[@]}" --data-train=libsvm:same.svm --data-test=libsvm:same.svm --stop-target=0.99 --save=good.st
+    cmp -s good.st kept.st || fail 'a run that failed has replaced a good model'
 }
 wrong_usage() { ends 64 'unknown option' "${run[@]}" --no-such-option=1; }
 bad_data() {

@@ -832,6 +832,37 @@ Test(trainer, a_loss_that_stays_infinite_fails_the_run)
     cr_assert_str_eq(err.text, "the loss was not finite for 20 steps in a row, up to step 23; lower the learning rate");
 }
 
+Test(trainer, a_run_that_fails_saves_its_model_only_where_no_file_is)
+{
+    char save[256], link[256], text[8] = "";
+    snprintf(save, sizeof save, "%s/w.safetensors", dir);
+    snprintf(link, sizeof link, "%s/link.safetensors", dir);
+    cr_assert_eq(symlink("w.safetensors", link), 0);
+    keep_log();
+    server.hopeless_at = 7;
+    const char *const to[] = { save, link };
+    for (size_t i = 0; i < 2; i++) {
+        config.save = to[i];
+        FILE *file = fopen(save, "w");
+        fputs("earlier", file);
+        fclose(file);
+        server.position.clock = 1;
+        cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDIVERGED);
+        file = fopen(save, "r");
+        cr_assert_not_null(fgets(text, sizeof text, file));
+        fclose(file);
+        cr_expect_str_eq(text, "earlier", "%s", to[i]);
+        cr_expect_eq(count_logged(" id=save.kept file="), i + 1, "%s", logged);
+        cr_expect(*result.sha256, "the summary names the weights anyway");
+    }
+    unlink(save);
+    server.position.clock = 1;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_EDIVERGED);
+    cr_expect_eq(access(save, F_OK), 0, "a model that has just missed its target is worth keeping");
+    cr_expect_eq(count_logged("save.kept"), 2);
+    unlink(link);
+}
+
 Test(trainer, a_loss_that_is_finite_now_and_then_does_not_fail_the_run)
 {
     server.frozen = true;
