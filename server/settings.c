@@ -27,7 +27,7 @@ static void read_engine(psd_settings_t *out, const psd_options_t *options, const
     engine->max_staleness = psd_options_uint(options, PSD_OPT_sync_max_staleness);
     psd_schedule_parse(&engine->schedule, psd_options_string(options, PSD_OPT_schedule),
                        NULL); /* the option table has checked it */
-    psd_schedule_unit_find(psd_options_string(options, PSD_OPT_schedule_unit), &engine->unit);
+    psd_schedule_unit_find(psd_options_string(options, PSD_OPT_schedule_unit), &engine->schedule.unit);
     psd_reduce_find(psd_options_string(options, PSD_OPT_sync_reduce), &engine->reduce);
     engine->accumulate = (uint32_t)psd_options_int(options, PSD_OPT_sync_accumulate);
     engine->clip = (psd_clip_t){ .value = psd_options_double(options, PSD_OPT_clip_value),
@@ -74,7 +74,7 @@ static void read_coordinator(psd_settings_t *out, const psd_options_t *options)
                                                    .quarantine_after = psd_options_uint(options, PSD_OPT_sync_quarantine_after),
                                                    .groups = out->engine.groups,
                                                    .clip = out->engine.clip,
-                                                   .needs_rows = out->engine.unit == PSD_UNIT_EPOCH,
+                                                   .needs_rows = out->engine.schedule.unit == PSD_UNIT_EPOCH,
                                                    .lr = psd_rule_lr(rule_of(&out->engine)),
                                                    .save_every_rounds = psd_options_uint(options, PSD_OPT_checkpoint_every_steps) *
                                                                         out->engine.accumulate,
@@ -100,7 +100,7 @@ static const char *print_schedule(const psd_engine_config_t *engine, char *text,
     text[0] = '\0';
     if (!psd_schedule_is_constant(&engine->schedule))
         snprintf(text, n, " schedule=%s schedule_unit=%s", psd_schedule_print(&engine->schedule, schedule),
-                 psd_schedule_unit_name(engine->unit));
+                 psd_schedule_unit_name(engine->schedule.unit));
     return text;
 }
 
@@ -142,7 +142,7 @@ static void describe(psd_settings_t *out, const psd_options_t *options)
     if (*job->groups)
         snprintf(groups, sizeof groups, " groups=\"%s\"", job->groups);
     psd_schedule_print(&engine->schedule, job->schedule);
-    snprintf(job->schedule_unit, sizeof job->schedule_unit, "%s", psd_schedule_unit_name(engine->unit));
+    snprintf(job->schedule_unit, sizeof job->schedule_unit, "%s", psd_schedule_unit_name(engine->schedule.unit));
     if (!job->in_rounds) {
         snprintf(job->lr_rule, sizeof job->lr_rule, "%s", engine->lr_rule->name);
         job->max_staleness = engine->max_staleness;

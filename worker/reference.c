@@ -174,7 +174,7 @@ void psd_reference_destroy(psd_reference_t **self_p)
 static void settle_rates(const psd_reference_t *self, psd_groups_t *groups, double lr[PSD_MAX_GROUPS])
 {
     const psd_reference_config_t *c = &self->config;
-    const double progress = psd_schedule_progress(c->unit, self->steps, self->samples, c->train->n_rows);
+    const double progress = psd_schedule_progress(&c->schedule, self->steps, self->samples, c->train->n_rows);
     double momentum;
     const bool moves = psd_schedule_momentum(&c->schedule, progress, &momentum);
     for (uint32_t g = 0; g < groups->n; g++) {

@@ -21,10 +21,9 @@ typedef struct psd_reference_config {
     size_t batch;
     bool shuffle;
     uint64_t seed;
-    const char *rule;        /* optimizer */
-    const char *groups;      /* tensors with other settings; "": none */
-    psd_schedule_t schedule; /* of the learning rate */
-    psd_schedule_unit_t unit;
+    const char *rule;             /* optimizer */
+    const char *groups;           /* tensors with other settings; "": none */
+    psd_schedule_t schedule;      /* of the learning rate */
     psd_reduce_t reduce;          /* how the gradients of a round are combined */
     psd_clip_t clip;              /* bounds of the summed gradient */
     psd_codings_t codings;        /* of gradients, and of weights */

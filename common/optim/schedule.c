@@ -107,10 +107,12 @@ static double cosine(const psd_schedule_t *self, double base, double s)
 
 enum { CYCLE_STEPS, CYCLE_PCT, CYCLE_DIV, CYCLE_FINAL, CYCLE_ANNEAL, CYCLE_MOMENTUM, CYCLE_LEAST, CYCLE_MOST };
 
-/* torch's OneCycleLR of two phases: up until s = pct_start*steps - 1, then down until steps - 1. */
+/* torch's OneCycleLR of two phases: up until s = pct_start*steps - 1, then down until steps - 1, the position of the last step. Where
+ * samples or epochs count, that position is not known, and nearly `steps`. */
 static double cycle(const psd_schedule_t *self, double start, double middle, double end, double s)
 {
-    const double up = self->value[CYCLE_PCT] * self->value[CYCLE_STEPS] - 1, last = self->value[CYCLE_STEPS] - 1;
+    const double one = self->unit == PSD_UNIT_STEP ? 1 : 0;
+    const double up = self->value[CYCLE_PCT] * self->value[CYCLE_STEPS] - one, last = self->value[CYCLE_STEPS] - one;
     const bool rises = s <= up;
     const double from = rises ? start : middle, to = rises ? middle : end;
     const double p = rises ? (up > 0 ? s / up : 1) : last > up ? min_of((s - up) / (last - up), 1) : 1;
@@ -207,7 +209,8 @@ static const psd_schedule_kind_t kinds[] = {
                [COSINE_MIN] = { .name = "min", .def = 0, .min = 0, .max = 1e6, .help = "rate at the end" } } },
     { .name = "onecycle",
       .formula =
-          "from base/div_factor up to base at pct_start*steps - 1, then down to base/div_factor/final_div_factor at steps - 1",
+          "from base/div_factor up to base at pct_start*steps - 1, then down to base/div_factor/final_div_factor at steps - 1; "
+          "without the 1 where samples or epochs count",
       .rate = onecycle,
       .momentum = onecycle_momentum,
       .arg = { [CYCLE_STEPS] = STEPS("of the whole cycle"),
@@ -286,11 +289,11 @@ bool psd_schedule_unit_find(const char *name, psd_schedule_unit_t *out)
 
 const char *psd_schedule_unit_name(psd_schedule_unit_t unit) { return units[unit]; }
 
-double psd_schedule_progress(psd_schedule_unit_t unit, uint64_t steps, uint64_t samples, uint64_t rows)
+double psd_schedule_progress(const psd_schedule_t *self, uint64_t steps, uint64_t samples, uint64_t rows)
 {
-    if (unit == PSD_UNIT_STEP)
+    if (self->unit == PSD_UNIT_STEP)
         return (double)steps;
-    if (unit == PSD_UNIT_SAMPLE)
+    if (self->unit == PSD_UNIT_SAMPLE)
         return (double)samples;
     return rows ? (double)samples / (double)rows : 0;
 }

@@ -49,8 +49,9 @@ typedef struct psd_schedule_kind {
 /* What `s` counts. */
 typedef enum psd_schedule_unit { PSD_UNIT_STEP, PSD_UNIT_SAMPLE, PSD_UNIT_EPOCH } psd_schedule_unit_t;
 
-/* All zero is a constant rate. */
+/* All zero is a constant rate. psd_schedule_parse makes one that counts steps. */
 struct psd_schedule {
+    psd_schedule_unit_t unit;
     const psd_schedule_kind_t *kind;   /* NULL: constant */
     double value[PSD_SCHEDULE_VALUES]; /* in the order of psd_schedule_arg */
     double milestone[PSD_MILESTONES];  /* of the argument that is a list */
@@ -77,7 +78,7 @@ const char *psd_schedule_unit_name(psd_schedule_unit_t unit);
 
 /* How far a job has come that has made `steps` with `samples` in them, of a training set of `rows`: the `s` of the step that
  * comes next. 0 where an epoch counts and its rows are not known (0). */
-double psd_schedule_progress(psd_schedule_unit_t unit, uint64_t steps, uint64_t samples, uint64_t rows);
+double psd_schedule_progress(const psd_schedule_t *self, uint64_t steps, uint64_t samples, uint64_t rows);
 
 /* The learning rate at `s` (at least 0) where the base rate is `base`. */
 double psd_schedule_rate(const psd_schedule_t *self, double base, double s);

@@ -17,7 +17,7 @@ void psd_ckpt_facts_clear(psd_ckpt_facts_t *self)
 }
 
 /* Find the schedule in the settings, "... schedule=KIND(...) schedule_unit=UNIT ..."; a constant rate has no entry there. */
-static bool find_schedule(const char *settings, psd_schedule_t *schedule, psd_schedule_unit_t *unit)
+static bool find_schedule(const char *settings, psd_schedule_t *schedule)
 {
     char spec[PSD_SCHEDULE_TEXT], word[8];
     const char *from = strstr(settings, " schedule="), *to = strstr(settings, " schedule_unit=");
@@ -26,19 +26,18 @@ static bool find_schedule(const char *settings, psd_schedule_t *schedule, psd_sc
     from += strlen(" schedule=");
     const int n = snprintf(spec, sizeof spec, "%.*s", (int)(to - from), from);
     return n >= 0 && n < (int)sizeof spec && psd_schedule_parse(schedule, spec, NULL) == PSD_OK &&
-           psd_schedule_unit_find(word, unit);
+           psd_schedule_unit_find(word, &schedule->unit);
 }
 
 /* The schedule's position at its next step, and the momentum there. A constant rate stays at position 0. */
 static double find_progress(const psd_ckpt_facts_t *self, uint64_t rows, psd_schedule_t *schedule, double *momentum)
 {
-    psd_schedule_unit_t unit;
     *momentum = NAN;
-    if (!find_schedule(self->settings, schedule, &unit)) {
+    if (!find_schedule(self->settings, schedule)) {
         *schedule = (psd_schedule_t){ .kind = NULL };
         return 0;
     }
-    const double progress = psd_schedule_progress(unit, self->version, self->samples, rows);
+    const double progress = psd_schedule_progress(schedule, self->version, self->samples, rows);
     if (!psd_schedule_momentum(schedule, progress, momentum))
         *momentum = NAN;
     return progress;

@@ -585,7 +585,7 @@ static void end_pass(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
  * round or a pause shifts nothing. */
 static double progress_of(const psd_engine_t *self)
 {
-    return psd_schedule_progress(self->config.unit, self->version, self->samples, self->model.rows);
+    return psd_schedule_progress(&self->config.schedule, self->version, self->samples, self->model.rows);
 }
 
 /* Each group's rate in the next step. */

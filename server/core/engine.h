@@ -23,7 +23,6 @@ typedef struct psd_engine_config {
     uint64_t nonce;               /* distinguishes this start of the process from others; its lower 16 bits count its hellos */
     psd_groups_t groups;          /* the optimizer, and the tensors with their own settings */
     psd_schedule_t schedule;      /* of the learning rate; no kind: constant */
-    psd_schedule_unit_t unit;     /* what it counts */
     psd_reduce_t reduce;          /* how a round's gradients are combined */
     uint32_t accumulate;          /* rounds that make one step together, see psd_coordinator_config_t; 0: each makes its own */
     psd_clip_t clip;              /* the bounds of the summed gradient */

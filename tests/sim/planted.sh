@@ -57,7 +57,7 @@ plant "commit: a push counts as soon as one shard holds it" server/core/membersh
 plant "commit: a shard leaves out whose push it sees last" server/core/engine.c \
     's/(k < round->n_contributors)(; k\+\+\) \{)/\1 - (round->n_contributors > 1 \&\& self->index == 1)\2/'
 plant "schedule: it counts rounds, also those that made no step" server/core/engine.c \
-    's/(psd_schedule_progress\(self->config.unit, self->)version/\1clock/'
+    's/(psd_schedule_progress\(&self->config.schedule, self->)version/\1clock/'
 plant "dedup: a chunk that comes twice is counted twice" server/core/inbox.c \
     's/return self->complete \|\| psd_bitmap_get\(self->have, part\);/return self->complete \&\& part < self->n_parts;/'
 plant "dedup: a push of the clock that was closed last is taken again" server/core/engine.c \

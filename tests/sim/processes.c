@@ -181,7 +181,6 @@ void sim_build_server(sim_t *self, uint32_t s)
                                    .nonce = server->life << 32 | (uint64_t)(s + 1) << 16,
                                    .groups = self->groups,
                                    .schedule = self->schedule,
-                                   .unit = self->config.unit,
                                    .reduce = self->config.reduce,
                                    .accumulate = self->config.accumulate,
                                    .clip = self->clip,

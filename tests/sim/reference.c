@@ -164,7 +164,7 @@ static void catch_up(sim_t *self, reference_t *r, const sim_life_t *life, size_t
 /* The rates of the next step, of each group. */
 static void rates_now(const sim_t *self, const reference_t *r, double lr[PSD_MAX_GROUPS])
 {
-    const double progress = psd_schedule_progress(self->config.unit, self->result->steps, r->samples, self->list.rows);
+    const double progress = psd_schedule_progress(&self->schedule, self->result->steps, r->samples, self->list.rows);
     for (uint32_t g = 0; g < self->groups.n; g++)
         lr[g] = psd_groups_rate(&self->groups, g, &self->schedule, psd_rule_lr(&psd_groups_rest(&self->groups)->rule), progress);
 }

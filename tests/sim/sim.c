@@ -157,6 +157,7 @@ void sim_run(const sim_config_t *config, sim_result_t *result)
     const bool coded = (!config->push || psd_coding_parse(&self->codings.push, config->push, NULL) == PSD_OK) &&
                        (!config->pull || psd_coding_parse(&self->codings.pull, config->pull, NULL) == PSD_OK);
     const bool scheduled = !config->schedule || psd_schedule_parse(&self->schedule, config->schedule, NULL) == PSD_OK;
+    self->schedule.unit = config->unit;
     if (!coded || !scheduled || !self->mode ||
         psd_groups_parse(&self->groups, config->rule, config->groups ? config->groups : "", NULL) != PSD_OK) {
         sim_broken(self, "no such mode, rule or codec: %s, %s", config->mode, config->rule);

@@ -518,7 +518,7 @@ static void begin_from_checkpoint(void)
 Test(engine, before_the_first_step_the_learning_rate_is_that_of_the_next_one, .fini = teardown)
 {
     cr_assert_eq(psd_schedule_parse(&config.schedule, "linear(steps=100)", NULL), PSD_OK);
-    config.unit = PSD_UNIT_STEP;
+    config.schedule.unit = PSD_UNIT_STEP;
     make("asp", 0);
     cr_expect_eq(psd_engine_stats(engine)->lr, 1, "sgd(lr=1), at its first step");
     psd_engine_destroy(&engine);

@@ -110,6 +110,30 @@ Test(schedule, past_its_end_the_rate_stays)
     }
 }
 
+Test(schedule, a_cycle_in_epochs_or_samples_rises_and_falls_over_all_of_them)
+{
+    psd_schedule_t schedule = parsed("onecycle(steps=2, pct_start=0.25, div_factor=4, final_div_factor=2, anneal=linear)");
+    for (int unit = PSD_UNIT_SAMPLE; unit <= PSD_UNIT_EPOCH; unit++) {
+        static const double rates[] = { 0.25, 0.625, 1, 0.5625, 0.125, 0.125 }, at[] = { 0, 0.25, 0.5, 1.25, 2, 3 };
+        schedule.unit = (psd_schedule_unit_t)unit;
+        for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+            cr_expect_float_eq(psd_schedule_rate(&schedule, 1, at[i]), rates[i], 1e-12, "%g", at[i]);
+        double momentum;
+        cr_expect(psd_schedule_momentum(&schedule, 0.5, &momentum) && fabs(momentum - 0.85) < 1e-12);
+    }
+}
+
+Test(schedule, the_next_step_is_as_far_as_its_unit_counts)
+{
+    psd_schedule_t schedule = parsed("linear(steps=2)");
+    cr_expect_eq(psd_schedule_progress(&schedule, 7, 96, 64), 7, "steps, unless told otherwise");
+    schedule.unit = PSD_UNIT_SAMPLE;
+    cr_expect_eq(psd_schedule_progress(&schedule, 7, 96, 64), 96);
+    schedule.unit = PSD_UNIT_EPOCH;
+    cr_expect_eq(psd_schedule_progress(&schedule, 7, 96, 64), 1.5);
+    cr_expect_eq(psd_schedule_progress(&schedule, 7, 96, 0), 0);
+}
+
 Test(schedule, a_warm_up_comes_before_the_schedule_and_shifts_it)
 {
     const psd_schedule_t schedule = parsed("step(step_size=3, gamma=0.5, warmup=4, warmup_start=0.5)");

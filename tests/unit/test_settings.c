@@ -171,7 +171,7 @@ Test(settings, servers_agree_on_the_schedule_and_on_what_it_counts)
                                         " schedule=cosine(steps=5, min=0, warmup=2, warmup_start=0) schedule_unit=epoch");
     cr_expect_str_eq(settings.job.schedule, "cosine(steps=5, min=0, warmup=2, warmup_start=0)");
     cr_expect_str_eq(settings.job.schedule_unit, "epoch");
-    cr_expect_eq(settings.engine.unit, PSD_UNIT_EPOCH);
+    cr_expect_eq(settings.engine.schedule.unit, PSD_UNIT_EPOCH);
     cr_expect_eq(psd_schedule_rate(&settings.engine.schedule, 0.5, 1), 0.25);
     cr_expect(settings.coordinator.needs_rows);
     read_first("--optimizer=sgd(lr=0.5)");

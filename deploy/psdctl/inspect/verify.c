@@ -64,11 +64,10 @@ static int compute(verify_t *self, psd_err_t *err)
         psd_coding_parse(&codings.push, psd_options_string(self->options, PSD_OPT_codec_push), NULL);
         psd_coding_parse(&codings.pull, psd_options_string(self->options, PSD_OPT_codec_pull), NULL);
         psd_schedule_t schedule;
-        psd_schedule_unit_t unit = PSD_UNIT_STEP;
         psd_schedule_parse(&schedule, psd_options_string(self->options, PSD_OPT_schedule), NULL);
         psd_reduce_t reduce = PSD_REDUCE_MEAN_SAMPLES;
         psd_reduce_find(psd_options_string(self->options, PSD_OPT_sync_reduce), &reduce);
-        psd_schedule_unit_find(psd_options_string(self->options, PSD_OPT_schedule_unit), &unit);
+        psd_schedule_unit_find(psd_options_string(self->options, PSD_OPT_schedule_unit), &schedule.unit);
         const psd_reference_config_t config = { .model = setup.model,
                                                 .train = setup.train,
                                                 .batch = setup.batch,
@@ -77,7 +76,6 @@ static int compute(verify_t *self, psd_err_t *err)
                                                 .rule = psd_options_string(self->options, PSD_OPT_optimizer),
                                                 .groups = psd_options_string(self->options, PSD_OPT_groups),
                                                 .schedule = schedule,
-                                                .unit = unit,
                                                 .reduce = reduce,
                                                 .accumulate = (uint32_t)psd_options_int(self->options, PSD_OPT_sync_accumulate),
                                                 .clip = { .value = psd_options_double(self->options, PSD_OPT_clip_value),
