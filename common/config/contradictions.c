@@ -184,7 +184,8 @@ static bool replaces_a_file(const psd_values_t *o, psd_option_id_t output, char 
     for (size_t i = 0; !is_there && i < PSD_N_OPTIONS; i++) {
         const psd_option_t *row = psd_option_at(i);
         const char *other = psd_option_path(row, o->at(o->arg, (psd_option_id_t)i)->text);
-        is_there = i != output && other && psd_contradiction_replaces(key, path, row->key, other, why);
+        const bool goes_on = output == PSD_OPT_save && i == PSD_OPT_init; /* read before it is written: training goes on in it */
+        is_there = i != output && !goes_on && other && psd_contradiction_replaces(key, path, row->key, other, why);
     }
     return is_there;
 }

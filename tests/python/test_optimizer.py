@@ -561,6 +561,21 @@ class Torch(unittest.TestCase):
         opt.step()
         self.assertAlmostEqual(w[0, 0].item(), -0.5, places=6)
 
+    def test_clipping_by_value_after_a_gradient_has_left_is_refused_in_early_and_in_late_steps(self) -> None:
+        v, w = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2, 2))
+        opt = self.optimizer([("v", v), ("w", w)])
+        for steps in (0, 5):
+            for _ in range(steps):
+                opt.zero_grad()
+                (8 * w.sum() + 8 * v.sum()).backward()
+                opt.step()
+            opt.zero_grad()
+            (8 * w.sum() + 8 * v.sum()).backward()
+            nn.utils.clip_grad_value_([v, w], 2.0)
+            with self.assertRaisesRegex(psd.UsageError, "the gradient of [vw] was changed after backward had sent it") as raised:
+                opt.step()
+            self.assertIn("clip.value", str(raised.exception))
+
     def test_each_mistake_is_told_what_to_do(self) -> None:
         def second_backward(w: Any, opt: Any) -> None:
             opt.zero_grad()
@@ -642,7 +657,7 @@ class Torch(unittest.TestCase):
             (lambda w, opt: opt.step(), "call loss.backward"),
             (second_backward, "no_sync"),
             (forgotten_zero_grad, "call opt.zero_grad"),
-            (clipped, "clip.norm, or give psd.Optimizer overlap=False"),
+            (clipped, "clip.value, or give psd.Optimizer overlap=False"),
             (moved, "move or convert the model first"),
             (lambda w, opt: (setattr(w, "data", torch.zeros(3)), opt.zero_grad()), "w has moved .*; move or convert the model first"),
             (evaluates_twice, r"eval_weights\(\) within eval_weights\(\); leave the inner one out"),

@@ -608,6 +608,25 @@ except KeyboardInterrupt:
             self.assertEqual(waiting.communicate(timeout=support.PATIENCE), ("left True\n", ""))
             self.assertLess(time.monotonic() - began, 10)
 
+    def test_nothing_waits_for_the_librarys_thread_once_the_interpreter_ends(self) -> None:
+        text = """
+import os, sys, psd
+from psd.worker import _Handle
+close = _Handle.close
+def told(self):
+    if sys.is_finalizing():
+        os.write(1, b"closed too late\\n")
+    close(self)
+_Handle.close = told
+class AtTheVeryEnd:
+    def __init__(self): self.worker = psd.connect(join=sys.argv[1], insecure=True)
+sys.kept = AtTheVeryEnd()
+psd.connect(join=sys.argv[1], insecure=True)._handle.close()
+print("over", flush=True)
+"""
+        with support.Servers() as servers:
+            self.assertEqual(support.script(text, servers.join).communicate(timeout=support.PATIENCE)[0], "over\n")
+
     def test_control_c_ends_the_wait_for_a_cluster_file(self) -> None:
         text = """
 import psd

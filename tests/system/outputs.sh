@@ -60,7 +60,8 @@ refused 78 'save would replace data.train, gap.svm' gap.svm "$bin/psd-worker" "$
 refused 78 'save would replace data.test, gap.svm' gap.svm \
     "$bin/psdctl" run "${job[@]}" --data-train=glyphs:100 --data-test=libsvm:gap.svm --save=gap.svm
 refused 78 'save would replace the job file, job.yaml' job.yaml "$bin/psdctl" run job.yaml --insecure --save=./job.yaml
-refused 78 'save would replace init, plain.st' plain.st "$bin/psdctl" run "${job[@]}" --init=plain.st --save=plain.st
+"$bin/psdctl" config check "${job[@]}" --init=plain.st --save=plain.st >said 2>&1 || fail "training cannot go on in a file: $(cat said)"
+refused 78 'trace would replace init, plain.st' plain.st "$bin/psdctl" run "${job[@]}" --init=plain.st --trace=plain.st
 refused 78 'save would replace trace, ./new' gap.svm "$bin/psdctl" run "${job[@]}" --save=new --trace=./new
 [ ! -e new ] || fail 'a refused run has made its output'
 predict() { "$bin/psdctl" predict job.yaml --rows=libsvm:gap.svm "$@"; }

@@ -38,6 +38,7 @@ _VALUE = re.compile(r"(\w+)=([-+.\d][-+.\w]*)")  # values in a rule's text; thos
 # Keys that torch's optimizers and schedulers keep in groups besides values of the rule.
 _NOT_VALUES = ("params", "names", "initial_lr", "max_lr", "min_lr", "base_lr", "maximize", "foreach", "capturable", "differentiable",
                "fused")
+_LOOKED_WHOLE = 3  # steps in which all of a gradient is looked at again
 _LOOKED_AT = 64  # elements of each parameter by which changes through p.data are seen
 
 _Call = TypeVar("_Call", bound=Callable[..., Any])
@@ -60,6 +61,8 @@ class _Slot:
         self.is_sent = self.is_here = False
         self.made: Any = None  # the gradient that was sent, and its version then
         self.made_version = 0
+        self.sent = b""  # what look_at_made saw then
+        self.n_sent = 0
         self.version = -1  # of the parameter, when psd last wrote it
         self.last: Any = None  # the parameter's gradient when it was last zeroed or stepped, and its version then
         self.base = 0
@@ -92,18 +95,35 @@ class _Slot:
         made = self.parameter.grad
         self.is_here, self.made, self.made_version = True, made, made._version
         if made is self.gradient:
+            self._note_made()
             return False
         self.gradient.copy_(made.to_dense() if made.is_sparse else made.detach(), non_blocking=made.is_cuda)
         if self.in_place:
             self.parameter.grad = self.made = self.gradient
             self.made_version = self.gradient._version
+        self._note_made()
         return bool(made.is_cuda)
+
+    def _note_made(self) -> None:
+        self.n_sent += 1
+        self.sent = self._look_at_made()
+
+    def _look_at_made(self) -> bytes:
+        """All of the sent gradient in the first steps, later some elements of it; nothing of one on a GPU or of a sparse one."""
+        elements = None if self.made.is_sparse else _elements(self.made)
+        if elements is None:
+            return b""
+        if self.n_sent <= _LOOKED_WHOLE:
+            return zlib.crc32(elements.base.tobytes()).to_bytes(4, "little")
+        return bytes(elements[::self.made.numel() // _LOOKED_AT | 1])
 
     def check(self) -> None:
         """Check that the gradient has not changed since it was sent, and the place."""
-        if self.is_sent and (self.parameter.grad is not self.made or self.made._version != self.made_version):
+        if self.is_sent and (self.parameter.grad is not self.made or self.made._version != self.made_version
+                             or self._look_at_made() != self.sent):
             raise UsageError(f"the gradient of {self.name} was changed after backward had sent it",
-                             hint="clip by the job's clip.norm, or give psd.Optimizer overlap=False; opt.zero_grad() gives this step up")
+                             hint="clip by the job's clip.norm or clip.value, or give psd.Optimizer overlap=False; opt.zero_grad() gives "
+                                  "this step up")
         self.check_place()
 
     def check_place(self) -> None:

@@ -133,7 +133,9 @@ class _Handle:
             self._close(byref(self.pointer))
 
     def __del__(self) -> None:
-        if self.pointer:
+        # At the end of the program Python ends any thread that calls back, as the library's does to log, and closing would wait for
+        # that thread for ever. The system frees everything.
+        if self.pointer and not sys.is_finalizing():
             _outside_the_library(self.close)
 
 
