@@ -904,6 +904,23 @@ Test(comparison, of_rates_that_all_failed_to_train_the_one_that_came_closest_is_
     cr_expect_eq(psd_comparison_place(&comparison, 0), 1);
 }
 
+/* As when a run is too short for Lookahead to have moved the slow weights. */
+Test(comparison, of_rates_that_came_equally_far_those_near_the_rules_own_are_better)
+{
+    begin("sgd(lr=0.1)", "--compare-lr-sweep=0.1,1,10");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    const fake_t equal = { .accuracy = 0.1, .chance = 0.2, .held = 0.12, .held_chance = 0.2 };
+    for (size_t i = 0; i < 9; i++)
+        cr_assert_eq(take(i / 3, i % 3, &equal), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    psd_comparison_sort_by_choice(&comparison);
+    static const double rates[] = { 0.1, 0.01, 1 };
+    for (size_t c = 0; c < 3; c++) {
+        cr_expect_float_eq(psd_rule_lr(&comparison.contender[c].rule), rates[c], 1e-9);
+        cr_expect_eq(psd_comparison_place(&comparison, c), c + 1);
+    }
+}
+
 Test(comparison, without_a_test_set_a_loss_that_did_not_fall_is_a_failure)
 {
     begin("sgd; adam", "--compare-seeds=1");

@@ -346,13 +346,15 @@ static int find_groups(psd_comparison_t *self)
 }
 
 /* Below zero: `a` is the better rate of a rule, by the held-out rows, otherwise by the test set. If neither has trained, those still
- * tell which one comes closer. */
+ * tell which one comes closer. Of equal ones, as when slow weights have not moved yet, the one nearer to the rule's own rate. */
 static int compare_rates(const psd_comparison_t *self, const psd_contender_t *a, const psd_contender_t *b)
 {
-    const bool by_held = a->held.n && b->held.n;
-    if (!a->final.n && !b->final.n && a->ended.n && b->ended.n)
-        return compare_by(self, a, b, &a->ended, &b->ended);
-    return by_held ? compare_by(self, a, b, &a->held, &b->held) : compare_by(self, a, b, &a->final, &b->final);
+    const bool by_held = a->held.n && b->held.n, failed = !a->final.n && !b->final.n && a->ended.n && b->ended.n;
+    const int order = failed    ? compare_by(self, a, b, &a->ended, &b->ended)
+                      : by_held ? compare_by(self, a, b, &a->held, &b->held)
+                                : compare_by(self, a, b, &a->final, &b->final);
+    const double farther = fabs(log(a->factor)) - fabs(log(b->factor));
+    return order ? order : (farther > 1e-9) - (farther < -1e-9);
 }
 
 /* Choose each rule's best learning rate. */

@@ -64,7 +64,7 @@ void psd_comparison_clear(psd_comparison_t *self);
 int psd_comparison_narrow(psd_comparison_t *self, const psd_comparison_t *from, const bool *keep, double share, psd_err_t *err);
 
 /* The rank of contender `c` among the learning rates of its rule, from 1: by the held-out rows if there are any, otherwise by the
- * test set; of equal ones the lower is first. Call it after psd_comparison_judge. */
+ * test set; of equal ones the one nearer to the rule's own rate is first, then the lower. Call it after psd_comparison_judge. */
 size_t psd_comparison_place(const psd_comparison_t *self, size_t c);
 
 /* Sort the contenders by rule, in the order given, and then by that place. Call it after psd_comparison_judge. */
