@@ -727,6 +727,41 @@ class Batches(unittest.TestCase):
                 trainer.skip()
             self.assertEqual(steps, wanted, f"{epochs} epochs of 3 steps")
 
+    def test_batches_go_on_after_an_exception_of_the_data(self) -> None:
+        class Data:
+            n_cuts = 0
+
+            def __len__(self) -> int:
+                return 30
+
+            def __getitem__(self, rows: list[int]) -> list[int]:
+                self.n_cuts += 1
+                if self.n_cuts == 2:
+                    raise KeyboardInterrupt
+                return rows
+
+        trainer, seen, ends = Fake(), [], []
+        batches = psd.batches(Data(), trainer, 10)
+        for _ in range(2):
+            try:
+                for rows in batches:
+                    seen += rows
+                    trainer.skip()
+                ends.append("over")
+            except KeyboardInterrupt:
+                ends.append("interrupted")
+        self.assertEqual((sorted(seen), ends), (list(range(30)), ["interrupted", "over"]))
+
+    def test_several_steps_with_one_batch_are_warned_of_once(self) -> None:
+        trainer, n = Fake(), 0
+        with self.assertLogs("psd", "WARNING") as logs:
+            for _ in psd.batches(np.arange(60), trainer, 10):
+                trainer.skip()
+                trainer.skip()
+                n += 1
+        self.assertEqual((n, len(logs.output)), (3, 1))
+        self.assertRegex(logs.output[0], "rows.skipped clock=2 2 steps were made since the batch of clock 1, .* take a batch for each")
+
 
 if __name__ == "__main__":
     support.main()

@@ -5,7 +5,7 @@ row."""
 from __future__ import annotations
 
 import sys
-from typing import Any, Iterator, NamedTuple, Protocol, Sized
+from typing import Any, Callable, Iterator, NamedTuple, Protocol, Sized
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +106,7 @@ class Sampler:
         if not isinstance(accumulate, (int, np.integer)) or not 0 < accumulate <= batch_size:
             raise UsageError(f"accumulate is {accumulate!r}", hint="it is the number of batches that make one step")
         self.trainer, self.accumulate, self._epochs = trainer, accumulate, 0
-        self._has_begun, self._is_another = False, trainer.divides_rows
+        self._has_begun, self._is_another, self._has_warned = False, trainer.divides_rows, False
         trainer.divides_rows = True
 
     def __len__(self) -> int:
@@ -150,7 +150,12 @@ class Sampler:
             for part in np.array_split(rows, self.accumulate):
                 self.trainer.batch_samples = len(rows)
                 yield part.tolist()
-            if self.trainer.position[:1] + self.trainer.position[5:7] == at[:1] + at[5:7]:
+            now = self.trainer.position
+            if now.clock > at.clock + 1 and now[5:7] == at[5:7] and not self._has_warned:
+                self._has_warned = True
+                log.warning("rows.skipped clock=%d %d steps were made since the batch of clock %d, so the rows of the others are left out; "
+                            "take a batch for each opt.step()", now.clock - 1, now.clock - at.clock, at.clock)
+            if now[:1] + now[5:7] == at[:1] + at[5:7]:
                 raise UsageError(f"the next batch is requested before the one of clock {at.clock} has made its step",
                                  hint="call opt.step() for each batch; use num_workers=0, or psd.Loader; and accumulate= for several "
                                       "batches a step")
@@ -216,10 +221,32 @@ def batches(data: Any, trainer: Trainer, batch_size: int, epochs: float = 1, shu
         raise UsageError(f"epochs is {n_epochs:g}", hint="give a finite number of at least 0")
     last = round(n_epochs * sampler.order.steps)
     sampler._note_resumed(last)
-    for rows in sampler._until(last):
+
+    def cut_all() -> Iterator[Any]:
+        for rows in sampler._until(last):
+            try:
+                cut = tuple(part[rows] for part in parts)
+            except (TypeError, KeyError):  # a pandas.DataFrame takes them for names of columns
+                raise UsageError(f"rows cannot be taken from {', '.join(type(part).__name__ for part in parts)} by a list of numbers",
+                                 hint="give arrays of numpy or torch; of a table, table.to_numpy()") from None
+            yield cut if isinstance(data, tuple) else cut[0]
+
+    return _Batches(cut_all)
+
+
+class _Batches(Iterator[Any]):
+    """Batches cut by the position of the job. After an exception, such as Ctrl-C while one is cut, they go on, where a generator
+    would be over."""
+
+    def __init__(self, cut_all: Callable[[], Iterator[Any]]) -> None:
+        self._cut_all = cut_all
+        self._cuts = cut_all()
+
+    def __next__(self) -> Any:
         try:
-            cut = tuple(part[rows] for part in parts)
-        except (TypeError, KeyError):  # a pandas.DataFrame takes them for names of columns
-            raise UsageError(f"rows cannot be taken from {', '.join(type(part).__name__ for part in parts)} by a list of numbers",
-                             hint="give arrays of numpy or torch; of a table, table.to_numpy()") from None
-        yield cut if isinstance(data, tuple) else cut[0]
+            return next(self._cuts)
+        except StopIteration:
+            raise
+        except BaseException:
+            self._cuts = self._cut_all()
+            raise
