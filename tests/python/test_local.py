@@ -118,6 +118,20 @@ class Launch(unittest.TestCase):
         with contextlib.redirect_stdout(self.said):
             return psd.launch(*arguments, **more)  # type: ignore[arg-type]
 
+    def test_a_process_forked_in_the_block_does_not_take_the_servers_for_ended(self) -> None:
+        with self.launch() as job:
+            job._lost_at = 1.0  # had they ended, they would have long ago
+            child = os.fork()
+            if not child:
+                code = 1
+                try:
+                    job._guard()
+                    code = 0
+                finally:
+                    os._exit(code)
+            self.assertEqual(os.waitpid(child, 0)[1], 0)
+            job._guard()
+
     def test_an_interrupt_while_servers_start_ends_those_that_have_started(self) -> None:
         start, started = psd.local.LocalJob._start, []
 

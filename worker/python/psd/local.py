@@ -132,7 +132,7 @@ class LocalJob:
         self.join = self.status = ""
         self._before = {name: os.environ.get(name) for name in ("PSD_JOIN", "PSD_JOB", "PSD_INSECURE")}
         self._others = open_workers()
-        self._lost_at = 0.0
+        self._lost_at, self._process = 0.0, os.getpid()
         self._servers: list[subprocess.Popen[str]] = []
         flags = ["--insecure", f"--job={job}", f"--servers={servers}", f"--workers-min={workers}", f"--optimizer={optimizer}",
                  *(f"--{name.replace('_', '-')}={_text(value)}" for name, value in options.items())]
@@ -193,8 +193,9 @@ class LocalJob:
                                 hint="train to the end with one psd.Optimizer, or open another psd.launch for more")
 
     def _guard(self) -> None:
-        """While a worker of this process waits: raise if a server has died, or all have ended, unless the worker may yet hear why."""
-        lost = self._find_lost() or self._find_finished()
+        """While a worker of this process waits: raise if a server has died, or all have ended, unless the worker may yet hear why. A
+        process that was forked from this one cannot tell: the servers are not its children."""
+        lost = self._find_lost() or self._find_finished() if os.getpid() == self._process else None
         if lost is None:
             return
         self._lost_at = self._lost_at or time.monotonic()
