@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 #include "common/base/logtext.h"
-#include "proto/message.h"
 #include "proto/actions.h"
+#include "proto/message.h"
 #include "worker/environment.h"
 
 enum { DEFAULT_PATIENCE_MS = 60000 };

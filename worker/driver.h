@@ -18,8 +18,8 @@ typedef struct psd_driver_config {
     psd_views_t *views;         /* arrays that may show theirs */
 } psd_driver_config_t;
 
-/* Find server 0, which may take the caller's patience, on the caller's thread; then start to join the job on the driver's thread. NULL, with
- * `err` set: as psd_uplink_new and psd_uplink_connect; PSD_ESYSTEM. */
+/* Find server 0, which may take the caller's patience, on the caller's thread; then start to join the job on the driver's thread.
+ * NULL, with `err` set: as psd_uplink_new and psd_uplink_connect; PSD_ESYSTEM. */
 psd_driver_t *psd_driver_start(const psd_driver_config_t *config, psd_err_t *err);
 
 /* -- the caller's thread */

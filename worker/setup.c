@@ -120,8 +120,8 @@ static int read_options(psd_dataset_options_t *out, const psd_options_t *o, psd_
                : PSD_OK;
 }
 
-/* Columns have the roles that they had when the model's encoding was learned: an option that gives one another is an error. Numbers of
- * columns are compared where these have no names, because they may stand in another order than in training. */
+/* Columns have the roles that they had when the model's encoding was learned: an option that gives one another is an error. Numbers
+ * of columns are compared where these have no names, because they may stand in another order than in training. */
 static int check_roles(const psd_encoding_t *encoding, const char *spec, const char *init, const psd_options_t *o, psd_err_t *err)
 {
     const char *in = *init ? " in " : "", *cure = *init ? ", or start without init" : "";

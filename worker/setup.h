@@ -22,8 +22,8 @@ int psd_setup_load(psd_setup_t *self, const psd_options_t *o, psd_err_t *err);
 /* The same without reading the files `init` and `init.state`. */
 int psd_setup_load_anew(psd_setup_t *self, const psd_options_t *o, psd_err_t *err);
 
-/* Whether the job's groups go with the model, as servers find out when it is registered: PSD_ECONFIG as psd_groups_assign. PSD_OK also
- * if the options say nothing of model and data, because then the model may be one of a program. */
+/* Whether the job's groups go with the model, as servers find out when it is registered: PSD_ECONFIG as psd_groups_assign. PSD_OK
+ * also if the options say nothing of model and data, because then the model may be one of a program. */
 int psd_setup_check_groups(const psd_setup_t *self, const psd_options_t *o, psd_err_t *err);
 
 /* Free all that was loaded. */

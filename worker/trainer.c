@@ -592,8 +592,8 @@ static int loop(trainer_t *self, psd_err_t *err)
 
 /* ---- The end ---- */
 
-/* Whether `save` is a file of an earlier run, which a run that has failed leaves as it is. */
-static bool has_earlier_model(const trainer_t *self)
+/* A run that has failed leaves a file of an earlier run at `save` as it is, and says so; false: there is none. */
+static bool leaves_earlier_model(const trainer_t *self)
 {
     struct stat facts;
     if (stat(self->config->save, &facts) || !S_ISREG(facts.st_mode))
@@ -625,7 +625,7 @@ static int keep_weights(trainer_t *self, bool has_failed, psd_err_t *err)
         if ((rc = psd_weights_look(tensors, self->n, err)) != 0)
             return rc;
     }
-    if (at.rank != 0 || !self->config->save || !*self->config->save || (has_failed && has_earlier_model(self)))
+    if (at.rank != 0 || !self->config->save || !*self->config->save || (has_failed && leaves_earlier_model(self)))
         return PSD_OK;
     char step_text[24];
     snprintf(step_text, sizeof step_text, "%" PRIu64, self->result->steps);

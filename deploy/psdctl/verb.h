@@ -45,8 +45,8 @@ int psd_verb_call(const psd_verb_t *verb, const psd_verb_t *const *all, int argc
  * that of `then`, or of the errors in the options, each of which is a line on stderr. */
 int psd_verb_with_options(const psd_args_t *args, int (*then)(const psd_args_t *args, const psd_options_t *options));
 
-/* Check that the file `to`, for the verb's flag `output`, is none that the verb reads: the job file, one of its data or key files, or
- * that of another flag. PSD_EUSAGE with the sentence. */
+/* Check that the file `to`, for the verb's flag `output`, is none that the verb reads: the job file, one of its data or key files,
+ * or that of another flag. PSD_EUSAGE with the sentence. */
 int psd_verb_check_output(const psd_args_t *args, const psd_options_t *options, size_t output, const char *to, psd_err_t *err);
 
 /* Its usage, for help and manual pages; `name`, its name after "psdctl", must live as long as that. */

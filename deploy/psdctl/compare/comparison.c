@@ -345,8 +345,8 @@ static int find_groups(psd_comparison_t *self)
     return good ? PSD_OK : PSD_ENOMEM;
 }
 
-/* Below zero: `a` is the better rate of a rule, by the held-out rows, otherwise by the test set. If neither has trained, those still
- * tell which one comes closer. Of equal ones, as when slow weights have not moved yet, the one nearer to the rule's own rate. */
+/* Below zero: `a` is the better rate of a rule, by the held-out rows, otherwise by the test set. If neither has trained, those
+ * still tell which one comes closer. Of equal ones, as when slow weights have not moved yet, the one nearer to the rule's own rate. */
 static int compare_rates(const psd_comparison_t *self, const psd_contender_t *a, const psd_contender_t *b)
 {
     const bool by_held = a->held.n && b->held.n, failed = !a->final.n && !b->final.n && a->ended.n && b->ended.n;

@@ -58,8 +58,8 @@ const psd_contender_t *psd_tuning_choice(const psd_tuning_t *self);
  * rule: in longer runs the ranking may change. */
 bool psd_tuning_overlaps(const psd_tuning_t *self, size_t r, size_t c);
 
-/* What became of contender `c` of round `r`, "kept: next below the best", "cut: 4 of 9", "cut: diverged"; and of the grid: "" if it was trained, otherwise
- * why the range test has cut it. */
+/* What became of contender `c` of round `r`, "kept: next below the best", "cut: 4 of 9", "cut: diverged"; and of the grid: "" if it
+ * was trained, otherwise why the range test has cut it. */
 void psd_tuning_describe(const psd_tuning_t *self, size_t r, size_t c, char out[PSD_CELL]);
 void psd_tuning_describe_cut(const psd_tuning_t *self, size_t c, char out[PSD_CELL]);
 

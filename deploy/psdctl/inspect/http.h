@@ -33,7 +33,7 @@ char *psd_http_fetch(const char *url, const char *token_file, const char *path, 
 json_t *psd_http_fetch_object(const char *url, const char *token_file, const char *path, psd_err_t *err);
 json_t *psd_http_status(const char *url, const char *token_file, psd_err_t *err);
 
-/* Members of a document: object[key], or object[section][key] where `section` is not "". "" and NaN when it does not exist; NaN also
- * for null, which stands for a value that is not finite or not known. */
+/* Members of a document: object[key], or object[section][key] where `section` is not "". "" and NaN when it does not exist; NaN
+ * also for null, which stands for a value that is not finite or not known. */
 const char *psd_http_text_at(const json_t *object, const char *key);
 double psd_http_number_at(const json_t *object, const char *section, const char *key);

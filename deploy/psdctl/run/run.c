@@ -478,8 +478,8 @@ static void tell_how_it_ended(run_t *run, const psd_child_t *child)
     }
 }
 
-/* Whether the user's program has ended well, and server 0's log says all that happened to it. What server 0 logs on this machine is read
- * before the end of a program that has waited for it. More starts than a burst of log lines are not all logged. */
+/* Whether the user's program has ended well, and server 0's log says all that happened to it. What server 0 logs on this machine is
+ * read before the end of a program that has waited for it. More starts than a burst of log lines are not all logged. */
 static bool is_known_end(const run_t *run, const psd_child_t *child)
 {
     unsigned starts = 0;
@@ -494,15 +494,14 @@ static bool never_joined(const run_t *run, const psd_child_t *child)
     return is_known_end(run, child) && !((const post_t *)child)->has_joined;
 }
 
-/* The others may wait for it until join_timeout. */
+/* The others may wait for a replacement until join_timeout. */
 static void tell_of_unfinished(run_t *run, const psd_child_t *child)
 {
     const post_t *post = (const post_t *)child;
     if (run->stage == RUNNING && run->n_servers_up && is_known_end(run, child) && post->has_joined && !post->may_end)
         say(run,
             "psdctl: the program of %s has ended before its work was done, and the others may wait for it; let it end normally, or "
-            "leave "
-            "the job as finished (with psd.Optimizer(...) as opt:, opt.close(finished=True), psd_worker_leave)",
+            "leave the job as finished (with psd.Optimizer(...) as opt:, opt.close(finished=True), psd_worker_leave)",
             child->role);
 }
 

@@ -192,10 +192,16 @@ class LocalJob:
         return UnavailableError("the job of this psd.launch is finished, and its servers have ended",
                                 hint="train to the end with one psd.Optimizer, or open another psd.launch for more")
 
+    def _find_ended(self) -> PsdError | None:
+        """A server that has died, or the end of all. A process that was forked from this one cannot tell, because they are not its
+        children."""
+        if os.getpid() != self._process:
+            return None
+        return self._find_lost() or self._find_finished()
+
     def _guard(self) -> None:
-        """While a worker of this process waits: raise if a server has died, or all have ended, unless the worker may yet hear why. A
-        process that was forked from this one cannot tell: the servers are not its children."""
-        lost = self._find_lost() or self._find_finished() if os.getpid() == self._process else None
+        """While a worker of this process waits: raise if a server has died, or all have ended, unless the worker may yet hear why."""
+        lost = self._find_ended()
         if lost is None:
             return
         self._lost_at = self._lost_at or time.monotonic()
@@ -210,7 +216,7 @@ class LocalJob:
         It must be importable, as multiprocessing's "spawn" requires. As soon as one of them fails or a server dies, the others are
         stopped, and PsdError says which, how it ended, and its last lines."""
         _check_importable(function, arguments)
-        ended = self._find_lost() or self._find_finished()
+        ended = self._find_ended()
         if ended:
             raise ended
         context = multiprocessing.get_context("spawn")
