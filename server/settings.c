@@ -21,6 +21,7 @@ static void read_engine(psd_settings_t *out, const psd_options_t *options, const
     psd_engine_config_t *engine = &out->engine;
     engine->job = psd_options_string(options, PSD_OPT_job);
     engine->settings = out->job.text;
+    engine->print_rule = psd_rule_print;
     engine->wanted_index = at->is_first ? 0 : at->index;
     engine->mode = psd_mode_find(psd_options_string(options, PSD_OPT_sync_mode));
     engine->lr_rule = psd_lr_rule_find(psd_options_string(options, PSD_OPT_sync_lr_rule));

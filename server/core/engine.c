@@ -1262,21 +1262,6 @@ static int make_shard(psd_engine_t *self, psd_err_t *err)
     return PSD_OK;
 }
 
-/* "lookahead(adamw(lr=0.003, weight_decay=0.1), k=5, alpha=0.5)", with all values but those of a cautious rule; the core cannot call
- * psd_rule_print. */
-static const char *describe_rule(const psd_rule_t *rule, char text[PSD_RULE_TEXT])
-{
-    size_t n = (size_t)snprintf(text, PSD_RULE_TEXT, "%s%s%s(", rule->lookahead ? "lookahead(" : "",
-                                rule->cautious ? "cautious(" : "", rule->opt->name);
-    for (int i = 0; rule->opt->hyper[i].name && n < PSD_RULE_TEXT; i++)
-        n += (size_t)snprintf(text + n, PSD_RULE_TEXT - n, "%s%s=%.9g", i ? ", " : "", rule->opt->hyper[i].name, rule->hyper[i]);
-    if (n < PSD_RULE_TEXT)
-        n += (size_t)snprintf(text + n, PSD_RULE_TEXT - n, "%s", rule->cautious ? "))" : ")");
-    if (rule->lookahead && n < PSD_RULE_TEXT)
-        snprintf(text + n, PSD_RULE_TEXT - n, ", k=%u, alpha=%.9g)", rule->k, rule->alpha);
-    return text;
-}
-
 /* Server 0 logs which tensors are in which group. */
 static void log_groups(const psd_engine_t *self, psd_actions_t *out)
 {
@@ -1285,8 +1270,8 @@ static void log_groups(const psd_engine_t *self, psd_actions_t *out)
     for (uint32_t g = 0; !self->index && self->config.groups.n > 1 && psd_engine_group(self, g, &group); g++)
         psd_actions_log(out, PSD_LEVEL_INFO, "optimizer.group",
                         "match=\"%s\" optimizer=\"%s\" lr_mult=%g clip=%s frozen=%s tensors=%u parameters=%" PRIu64,
-                        group.is->match, describe_rule(&group.is->rule, rule), group.is->lr_mult, group.is->clips ? "on" : "off",
-                        group.is->freezes ? "yes" : "no", group.n_tensors, group.n_elements);
+                        group.is->match, self->config.print_rule(&group.is->rule, rule), group.is->lr_mult,
+                        group.is->clips ? "on" : "off", group.is->freezes ? "yes" : "no", group.n_tensors, group.n_elements);
 }
 
 static void on_model(psd_engine_t *self, const psd_heard_t *in)

@@ -38,6 +38,7 @@ typedef struct psd_engine_config {
     uint64_t patience_ms;         /* end when it has been silent for this long; 0: never */
     psd_buf_t *(*new_weights)(void *arg, size_t n_bytes); /* where weights lie, see psd_shard_use; NULL: anywhere */
     void *new_weights_arg;
+    char *(*print_rule)(const psd_rule_t *rule, char text[PSD_RULE_TEXT]); /* psd_rule_print, for the log */
     uint32_t
         fold_at; /* pushes whose turn has come that are added up together before a round is decided, see forecast.h; 0: none are */
 } psd_engine_config_t;

@@ -176,6 +176,7 @@ void sim_build_server(sim_t *self, uint32_t s)
     server->idle_ticks = 0;
     psd_engine_config_t engine = { .job = "sim",
                                    .settings = "sim",
+                                   .print_rule = psd_rule_print,
                                    .endpoint = "tcp://sim:1",
                                    .wanted_index = (int)s,
                                    .nonce = server->life << 32 | (uint64_t)(s + 1) << 16,

@@ -33,7 +33,7 @@ for turn in '2 12' '3 24' '1 36'; do
     [ -e "$dir/fired" ] || fail "to step $steps: nobody died"
 done
 [ "$(sha to-36)" = "$(sha whole)" ] || fail "the weights are $(sha to-36), undisturbed $(sha whole)"
-grep -q 'id=optimizer.group match=\*.bias optimizer="lookahead(cautious(adamw(lr=0.003, .* weight_decay=0, amsgrad=0)), k=5, alpha=0.5)" lr_mult=1 clip=on frozen=no' \
+grep -q 'id=optimizer.group match=\*.bias optimizer="lookahead(cautious(adamw(lr=0.003, .* weight_decay=0, amsgrad=0), caution_min=0.001), k=5, alpha=0.5, pullback=none)" lr_mult=1 clip=on frozen=no' \
     whole/logs/server-0.log || fail "the log has another rule of the group: $(grep optimizer.group whole/logs/server-0.log)"
 grep -q '"steps": 36' to-36/summary.json || fail 'it has other steps'
 echo 'everything: ok'

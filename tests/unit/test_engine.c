@@ -72,6 +72,7 @@ static void make(const char *mode, uint32_t welcome)
 {
     config.job = "mnist";
     config.settings = "mode=x";
+    config.print_rule = psd_rule_print;
     config.endpoint = "tcp://here:1";
     config.wanted_index = -1;
     config.nonce = 1;

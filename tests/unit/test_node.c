@@ -85,6 +85,7 @@ static void make_node(const char *mode, bool checkpoints)
 {
     psd_engine_config_t engine = { .job = "mnist",
                                    .settings = "mode=x",
+                                   .print_rule = psd_rule_print,
                                    .endpoint = "tcp://here:1",
                                    .wanted_index = -1,
                                    .nonce = 1,

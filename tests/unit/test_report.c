@@ -94,6 +94,7 @@ static void start(const char *flags)
     cr_assert_eq(psd_options_load(options, argc, argv, &err), PSD_OK, "%s", err.text);
     engine = (psd_engine_config_t){ .job = "mnist",
                                     .settings = "mode=x",
+                                    .print_rule = psd_rule_print,
                                     .endpoint = "tcp://here:1",
                                     .wanted_index = -1,
                                     .nonce = 1,
