@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/core/coordinator.h"
+#include "tests/support/logged.h"
 #include "tests/support/said.h"
 
 TestSuite(coordinator, .timeout = 600);
@@ -478,18 +479,7 @@ static void servers_look(uint64_t step, uint32_t n_dead)
 
 /* The number of lines with this id among the actions; `text` and `level`: of the last one. */
 static int level;
-static unsigned count_lines(const char *id, char text[PSD_MAX_TEXT])
-{
-    unsigned n = 0;
-    *text = '\0';
-    for (size_t i = 0; i < out.n; i++)
-        if (out.at[i].act == PSD_ACT_LOG && !strcmp(out.at[i].id, id)) {
-            n++;
-            level = out.at[i].level;
-            snprintf(text, PSD_MAX_TEXT, "%s", out.at[i].msg.text);
-        }
-    return n;
-}
+static unsigned count_lines(const char *id, char text[PSD_MAX_TEXT]) { return logged(&out, id, text, &level); }
 
 Test(coordinator, a_look_after_which_many_tensors_are_dead_logs_eight_of_them_and_the_number_of_the_others, .fini = teardown)
 {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "server/core/engine.h"
+#include "tests/support/logged.h"
 #include "tests/support/said.h"
 
 TestSuite(engine, .timeout = 600);
@@ -276,17 +277,7 @@ Test(engine, the_mean_of_a_round_is_weighted_by_samples, .fini = teardown)
 static char line[PSD_MAX_TEXT]; /* the last line of a kind */
 static int level;
 
-static unsigned count_lines(const char *id)
-{
-    unsigned n = 0;
-    for (size_t i = 0; i < out.n; i++)
-        if (out.at[i].act == PSD_ACT_LOG && !strcmp(out.at[i].id, id)) {
-            n++;
-            level = out.at[i].level;
-            snprintf(line, sizeof line, "%s", out.at[i].msg.text);
-        }
-    return n;
-}
+static unsigned count_lines(const char *id) { return logged(&out, id, line, &level); }
 
 /* Ticks; what they make stays in `out`. */
 static void pass(uint64_t ms)

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "tests/support/logged.h"
 #include "tests/support/said.h"
 #include "worker/session.h"
 
@@ -1221,18 +1222,7 @@ Test(session, slow_weights_are_those_of_the_last_pull, .init = setup, .fini = te
 
 /* The number of lines with this id; `text` and `level`: of the last one. */
 static int level;
-static unsigned count_lines(const char *id, char text[PSD_MAX_TEXT])
-{
-    unsigned n = 0;
-    *text = '\0';
-    for (size_t i = 0; i < out.n; i++)
-        if (out.at[i].act == PSD_ACT_LOG && !strcmp(out.at[i].id, id)) {
-            n++;
-            level = out.at[i].level;
-            snprintf(text, PSD_MAX_TEXT, "%s", out.at[i].msg.text);
-        }
-    return n;
-}
+static unsigned count_lines(const char *id, char text[PSD_MAX_TEXT]) { return logged(&out, id, text, &level); }
 
 Test(session, a_worker_that_joins_again_says_from_where, .init = setup, .fini = teardown)
 {
