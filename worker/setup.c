@@ -326,6 +326,16 @@ int psd_setup_load(psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
 
 int psd_setup_load_anew(psd_setup_t *self, const psd_options_t *o, psd_err_t *err) { return load(self, o, "", err); }
 
+/* Whether the options say anything of the model or of its data. */
+static bool names_a_model(const psd_options_t *o)
+{
+    static const psd_option_id_t ids[] = { PSD_OPT_data_train, PSD_OPT_model_kind, PSD_OPT_model_layers };
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
+        if (strcmp(psd_options_origin(o, ids[i]), "default") != 0)
+            return true;
+    return false;
+}
+
 int psd_setup_check_groups(const psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
 {
     psd_groups_t groups;
@@ -333,14 +343,10 @@ int psd_setup_check_groups(const psd_setup_t *self, const psd_options_t *o, psd_
     uint8_t group_of[PSD_MAX_PARAMS];
     const size_t n = psd_model_n_params(self->model);
     const psd_param_t *params = psd_model_params(self->model);
+    if (!names_a_model(o))
+        return PSD_OK;
     for (size_t i = 0; i < n; i++)
         extent[i] = psd_model_extent(&params[i]);
-    static const psd_option_id_t ours[] = { PSD_OPT_data_train, PSD_OPT_model_kind, PSD_OPT_model_layers };
-    bool is_ours = false;
-    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
-        is_ours |= strcmp(psd_options_origin(o, ours[i]), "default") != 0;
-    if (!is_ours)
-        return PSD_OK;
     int rc = psd_groups_parse(&groups, psd_options_string(o, PSD_OPT_optimizer), psd_options_string(o, PSD_OPT_groups), err);
     rc = rc ? rc : psd_groups_assign(&groups, params->name, sizeof *params, extent, n, group_of, err);
     return rc ? blame(o, PSD_OPT_groups, err) : PSD_OK;
