@@ -31,7 +31,7 @@ TestSuite(run, .init = setup, .fini = teardown, .timeout = 600);
 /* Run psdctl with `words`, as in a shell; returns its exit code, with its output in `output`. */
 static int psdctl(const char *words)
 {
-    char command[1024];
+    char command[2048];
     snprintf(command, sizeof command, "cd %s && %s/psdctl %s 2>&1 </dev/null", PSD_SOURCE_DIR, PSD_BIN_DIR, words);
     FILE *pipe = popen(command, "r");
     size_t n = fread(output, 1, sizeof output - 1, pipe);
