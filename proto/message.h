@@ -183,6 +183,10 @@ enum {
 };
 enum { PSD_READ_SLOW = 1 };
 enum { PSD_HEARTBEAT_DRAIN = 1 };
+
+/* How SETTING.text begins when it says what rows a worker takes its batches from, and how; it is not about a value then. */
+#define PSD_SETTING_ROWS "rows="
+
 enum { PSD_PROBE_SEND = 1 };
 
 /* `code` of LEAVE. */

@@ -44,10 +44,11 @@ struct psd_worker {
     psd_ticket_t ticket; /* the newest */
     bool *pushed;        /* tensors of the exchange that is open tensor by tensor; n_pushed of them, 0: none is */
     uint32_t n_pushed;
-    uint64_t samples;       /* of that exchange */
-    bool leaves;            /* psd_worker_leave was called and is not yet answered; then also: */
-    uint64_t leave_rejoins; /* the number of rejoins at its first call */
-    struct {                /* the answer to the last psd_worker_group */
+    uint64_t samples;          /* of that exchange */
+    char rows[PSD_MAX_RECIPE]; /* of the last psd_worker_say_rows */
+    bool leaves;               /* psd_worker_leave was called and is not yet answered; then also: */
+    uint64_t leave_rejoins;    /* the number of rejoins at its first call */
+    struct {                   /* the answer to the last psd_worker_group */
         char match[PSD_GROUP_PATTERN], optimizer[PSD_RULE_TEXT];
     } group;
     psd_err_t error;
@@ -674,6 +675,14 @@ int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
     return psd_handover_await_answer(self->handover, rejoins, "pull", timeout_ms, &self->error);
 }
 
+static bool is_printable(const char *text)
+{
+    for (size_t n = strlen(text), size; n; text += size, n -= size)
+        if (!(size = psd_printable_character(text, n)))
+            return false;
+    return true;
+}
+
 int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms)
 {
     if (!(lr >= 0) || lr > 1e9)
@@ -687,12 +696,18 @@ int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms)
     return psd_handover_await_answer(self->handover, rejoins, "set the learning rate", timeout_ms, &self->error);
 }
 
-static bool is_printable(const char *text)
+int psd_worker_say_rows(psd_worker_t *self, const char *rows, int timeout_ms)
 {
-    for (size_t n = strlen(text), size; n; text += size, n -= size)
-        if (!(size = psd_printable_character(text, n)))
-            return false;
-    return true;
+    if (!rows || !*rows || strlen(rows) >= PSD_MAX_RECIPE || !is_printable(rows))
+        return psd_err_set(&self->error, PSD_EINVAL, "rows are described by 1 to %d bytes of printable UTF-8", PSD_MAX_RECIPE - 1);
+    if (!is_usable(self, "say what rows it trains on"))
+        return self->error.code;
+    const uint64_t rejoins = look(self).rejoins;
+    if (!begin(self, PSD_PHASE_READY, PSD_PHASE_SETTING, "say what rows it trains on"))
+        return self->error.code;
+    snprintf(self->rows, sizeof self->rows, "%s", rows);
+    post(self, &(psd_request_t){ .kind = PSD_REQUEST_SAY_ROWS, .rows = self->rows });
+    return psd_handover_await_answer(self->handover, rejoins, "say what rows it trains on", timeout_ms, &self->error);
 }
 
 int psd_worker_report(psd_worker_t *self, const char *name, double value)

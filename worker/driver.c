@@ -448,6 +448,9 @@ static void run_request(psd_driver_t *self, psd_request_t *r)
     case PSD_REQUEST_SET_LR:
         rc = psd_session_set_lr(self->session, now, r->value, &self->out, &err);
         break;
+    case PSD_REQUEST_SAY_ROWS:
+        rc = psd_session_say_rows(self->session, now, r->rows, &self->out, &err);
+        break;
     case PSD_REQUEST_REPORT:
         psd_session_report(self->session, r->name, r->value, &self->out);
         break;

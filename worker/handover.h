@@ -14,6 +14,7 @@ typedef enum psd_request_kind {
     PSD_REQUEST_EXCHANGE,
     PSD_REQUEST_PULL_SLOW,
     PSD_REQUEST_SET_LR,
+    PSD_REQUEST_SAY_ROWS,
     PSD_REQUEST_REPORT,
     PSD_REQUEST_LEAVE
 } psd_request_kind_t;
@@ -32,6 +33,7 @@ typedef struct psd_request {
     bool finished;    /* LEAVE */
     uint64_t rejoins; /* LEAVE: in the run that the caller leaves; a later run has work again */
     char name[64];    /* REPORT */
+    const char *rows; /* SAY_ROWS; the handle's */
 } psd_request_t;
 
 /* The session's facts for callers. */

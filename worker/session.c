@@ -96,7 +96,8 @@ struct psd_session {
     bool nonfinite;
     float **slow;      /* where slow weights go */
     uint64_t pull_seq; /* numbers pulls of slow weights and settings; answers to older ones are ignored */
-    double lr;         /* the rate to set */
+    double lr;         /* the rate to set, if that is the setting */
+    char setting[sizeof PSD_SETTING_ROWS + PSD_MAX_RECIPE];
     bool finished;
     uint64_t heartbeat_ms, hello_ms;
     uint64_t rejoins;  /* how often it has rejoined by itself */
@@ -398,7 +399,7 @@ static void send_setting(psd_session_t *self, psd_actions_t *out)
     msg->seq = self->config.nonce;
     msg->code = (uint32_t)self->pull_seq; /* numbers the request, so that a late answer to an older one does not count */
     msg->value = self->lr;
-    snprintf(msg->text, sizeof msg->text, "optimizer.lr");
+    snprintf(msg->text, sizeof msg->text, "%s", self->setting);
 }
 
 /* The servers have begun another run of the job, because one of them was restarted: join it. The worker's id may change. */
@@ -854,17 +855,33 @@ int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *ou
     return PSD_OK;
 }
 
+static void begin_setting(psd_session_t *self, uint64_t now_ms, psd_actions_t *out)
+{
+    self->phase = PSD_PHASE_SETTING;
+    self->pull_seq++;
+    self->heartbeat_ms = now_ms;
+    send_setting(self, out);
+}
+
 int psd_session_set_lr(psd_session_t *self, uint64_t now_ms, double lr, psd_actions_t *out, psd_err_t *err)
 {
     if (self->phase != PSD_PHASE_READY)
         return wrong_phase(err, "set the learning rate");
     if (!(lr >= 0) || !isfinite(lr))
         return psd_err_set(err, PSD_EINVAL, "a learning rate must be a finite number of at least 0; this is %g", lr);
-    self->phase = PSD_PHASE_SETTING;
+    snprintf(self->setting, sizeof self->setting, "optimizer.lr");
     self->lr = lr;
-    self->pull_seq++;
-    self->heartbeat_ms = now_ms;
-    send_setting(self, out);
+    begin_setting(self, now_ms, out);
+    return PSD_OK;
+}
+
+int psd_session_say_rows(psd_session_t *self, uint64_t now_ms, const char *rows, psd_actions_t *out, psd_err_t *err)
+{
+    if (self->phase != PSD_PHASE_READY)
+        return wrong_phase(err, "say what rows it trains on");
+    snprintf(self->setting, sizeof self->setting, PSD_SETTING_ROWS "%.*s", PSD_MAX_RECIPE - 1, rows);
+    self->lr = 0;
+    begin_setting(self, now_ms, out);
     return PSD_OK;
 }
 

@@ -102,6 +102,9 @@ int psd_session_pull_slow(psd_session_t *self, uint64_t now_ms, float *const *ou
  * that is not a rate. */
 int psd_session_set_lr(psd_session_t *self, uint64_t now_ms, double lr, psd_actions_t *out, psd_err_t *err);
 
+/* READY -> SETTING, too: what rows this worker takes its batches from, and how. PSD_EINVAL in another phase. */
+int psd_session_say_rows(psd_session_t *self, uint64_t now_ms, const char *rows, psd_actions_t *out, psd_err_t *err);
+
 /* -> LEAVING, from any phase but LEFT and FAILED (which stay). */
 void psd_session_leave(psd_session_t *self, uint64_t now_ms, bool finished, psd_actions_t *out);
 

@@ -1189,8 +1189,33 @@ static void answer_settings(psd_coordinator_t *self, psd_actions_t *out)
     }
 }
 
+/* A worker that divides other rows than the others, or otherwise, would leave some out and train on others twice. */
+static void on_rows(psd_coordinator_t *self, psd_worker_row_t *row, const char *text, const psd_heard_t *in)
+{
+    const psd_division_t *other = psd_membership_divides_otherwise(&self->members, row, text);
+    if (!other) {
+        psd_msg_t *done = answer(self, row->peer, PSD_MSG_SETTING, row, NULL, in->out);
+        done->code = in->msg->code;
+        snprintf(done->text, sizeof done->text, "%s", in->msg->text);
+        return;
+    }
+    refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, in->out,
+           "worker %u takes its batches from %.255s, but worker %u from %.255s; give all workers the same data and the same values",
+           row->id, text, other->worker, other->text);
+    const bool was_member = row->state == PSD_WORKER_LIVE;
+    row->state = PSD_WORKER_LEFT;
+    if (was_member)
+        view_changed(self, in->now_ms, in->out);
+    evaluate(self, in->now_ms, in->out);
+}
+
 static void on_setting(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
+    const size_t rows = strlen(PSD_SETTING_ROWS);
+    if (!strncmp(in->msg->text, PSD_SETTING_ROWS, rows)) {
+        on_rows(self, row, in->msg->text + rows, in);
+        return;
+    }
     psd_err_t err = { 0 };
     char who[32];
     snprintf(who, sizeof who, "worker %u", row->id);

@@ -130,6 +130,28 @@ bool psd_membership_agrees(psd_membership_t *self, const psd_worker_row_t *row, 
     return !*recipe || !strcmp(self->recipe, recipe);
 }
 
+const psd_division_t *psd_membership_divides_otherwise(psd_membership_t *self, psd_worker_row_t *row, const char *text)
+{
+    const bool is_first = !row->divides;
+    bool is_alone = true;
+    for (uint32_t i = 0; i < self->n_rows; i++)
+        is_alone = is_alone && (i == row->id || !self->row[i].divides || !psd_worker_is_here(&self->row[i]));
+    row->divides = true;
+    if (is_first && is_alone)
+        self->n_divisions = 0;
+    for (uint32_t i = 0; i < self->n_divisions; i++)
+        if (!strcmp(self->division[i].text, text))
+            return NULL;
+    if (self->n_divisions == PSD_MAX_DIVISIONS)
+        return NULL;
+    if (is_first && !is_alone)
+        return &self->division[self->n_divisions - 1];
+    psd_division_t *added = &self->division[self->n_divisions++];
+    added->worker = row->id;
+    snprintf(added->text, sizeof added->text, "%.*s", PSD_MAX_RECIPE - 1, text);
+    return NULL;
+}
+
 void psd_membership_begin_run(psd_membership_t *self, bool undone)
 {
     for (uint32_t i = 0; i < self->n_rows; i++) {

@@ -39,6 +39,7 @@ typedef struct psd_worker_row {
     bool drains;               /* was asked to leave after its open round */
     bool served;               /* has been a member of a view */
     bool going;                /* was told that it may go, and has not confirmed that it knows */
+    bool divides;              /* it has said of what rows it takes its part */
     psd_server_set_t complete; /* shards that hold its push of the open round */
     uint64_t samples;          /* of that push */
     double loss;               /* of that push */
@@ -53,10 +54,20 @@ typedef struct psd_worker_row {
     char name[PSD_MAX_NAME]; /* host:pid, or what it was started with */
 } psd_worker_row_t;
 
+/* Rows that workers divide among them, and how, as one of them has said it. */
+typedef struct psd_division {
+    uint32_t worker; /* which was the first */
+    char text[PSD_MAX_RECIPE];
+} psd_division_t;
+
+enum { PSD_MAX_DIVISIONS = 8 }; /* a job that has more, such as one of another seed in each epoch, is not checked any longer */
+
 typedef struct psd_membership {
     psd_worker_row_t row[PSD_MAX_WORKERS];
     uint32_t n_rows;             /* ids below this have been used */
     char recipe[PSD_MAX_RECIPE]; /* what the present workers train on; "": none has said */
+    psd_division_t division[PSD_MAX_DIVISIONS];
+    uint32_t n_divisions; /* different ones that there were */
 } psd_membership_t;
 
 /* The word for a state. */
@@ -99,6 +110,10 @@ psd_worker_row_t *psd_membership_find(psd_membership_t *self, const char *word);
 /* Whether a worker trains on the same as the others (`self->recipe`). The text is that of the first worker; when no other is
  * present, it becomes this worker's; "" agrees with everything. */
 bool psd_membership_agrees(psd_membership_t *self, const psd_worker_row_t *row, const char *recipe);
+
+/* A worker says what rows it divides with the others, and how, whenever that changes. NULL: like them; otherwise what another has
+ * said. A life may begin with anything that another worker has said, because it may be in the midst of the job, and change later. */
+const psd_division_t *psd_membership_divides_otherwise(psd_membership_t *self, psd_worker_row_t *row, const char *text);
 
 /* A new run begins: no worker is a member until it registers again. `undone`: the last rounds are lost, so that no worker has
  * finished; otherwise a worker that has left with its work done does not have to repeat it. */

@@ -19,6 +19,7 @@ import unittest
 import warnings
 import weakref
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import support
@@ -699,6 +700,50 @@ if sys.argv[2] == "fail":
                          [(place.offset, place.size) for _, _, place in fields])
 
 
+class Rows(unittest.TestCase):
+    """Two workers that divide rows."""
+
+    def setUp(self) -> None:
+        servers = support.Servers("--optimizer=sgd(lr=0.5)", "--workers-min=2")
+        self.addCleanup(servers.__exit__, None, None, None)
+        self.workers = [psd.connect(servers.join, insecure=True, worker=i) for i in range(2)]
+        threads = [threading.Thread(target=worker.register, args=({"w": np.zeros(2, np.float32)},)) for worker in self.workers]
+        for thread in threads:
+            thread.start()
+        for thread, worker in zip(threads, self.workers):
+            thread.join()
+            self.addCleanup(worker.close)
+
+    def step(self, rows: int, batch_size: int, *workers: psd.Worker, **how: Any) -> None:
+        for worker in workers:
+            next(psd.batches(np.arange(rows), worker, batch_size, **how))
+            worker.begin([np.ones(2, np.float32)])
+        for worker in workers:
+            worker.wait()
+
+    def test_those_that_agree_may_go_on_to_other_rows(self) -> None:
+        self.step(64, 16, *self.workers)
+        self.step(48, 8, *self.workers, seed=2)
+        self.assertEqual(self.workers[0].weights["w"].tolist(), [-1, -1])
+
+    def test_one_with_another_batch_size_is_refused_with_the_values_of_both(self) -> None:
+        self.refuse("64 rows, batch_size 8, seed 1, epochs 1", 64, 8)
+
+    def test_one_with_other_data_is_refused(self) -> None:
+        self.refuse("48 rows, batch_size 16, seed 1, epochs 1", 48, 16)
+
+    def test_one_with_another_order_is_refused(self) -> None:
+        self.refuse("64 rows, batch_size 16, shuffle False, drop_last, epochs 2", 64, 16, shuffle=False, drop_last=True, epochs=2)
+
+    def refuse(self, sentence: str, *values: int, **how: Any) -> None:
+        one, other = self.workers
+        next(psd.batches(np.arange(64), one, 16))
+        one.begin([np.ones(2, np.float32)])
+        with self.assertRaisesRegex(psd.RefusedError, f"worker 1 takes its batches from {sentence}, but worker 0 from 64 rows, batch_size "
+                                                      "16, seed 1, epochs 1; give all workers the same data and the same values"):
+            self.step(*values, other, **how)
+
+
 class Fake:
     """A trainer of the only worker of a job."""
 
@@ -713,6 +758,9 @@ class Fake:
 
     def skip(self) -> None:
         self.clock += 1
+
+    def say_rows(self, rows: str) -> None:
+        pass
 
 
 class Batches(unittest.TestCase):

@@ -124,6 +124,9 @@ Test(client, a_wrong_call_reports_its_mistake_and_the_job_continues)
     expect_error(worker, psd_worker_report(worker, "0123456789012345678901234567890123456789012345678901234567890123", 1),
                  "1 to 63 bytes");
     cr_expect_eq(psd_worker_report(worker, "012345678901234567890123456789012345678901234567890123456789012", 1), PSD_W_OK);
+    expect_error(worker, psd_worker_say_rows(worker, "", DONE_MS), "1 to 255 bytes");
+    expect_error(worker, psd_worker_say_rows(worker, "a\nb", DONE_MS), "printable");
+    cr_expect_eq(psd_worker_say_rows(worker, "60 rows", DONE_MS), PSD_W_OK);
     expect_error(worker, psd_worker_exchange(worker, (const float *const[]){ gradient }, UINT64_C(1) << 60, 0, &ticket),
                  "at most 1099511627776");
     expect_error(worker, psd_worker_exchange(worker, (const float *const[]){ gradient }, 1, 0, NULL), "place for its ticket");

@@ -618,6 +618,33 @@ Test(coordinator, in_asp_a_worker_that_sets_the_rate_is_answered_when_every_shar
     cr_expect_not_null(worker_sets_the_rate(), "a repeated request, which every shard has carried out");
 }
 
+static void worker_says_rows(uint32_t w, const char *rows)
+{
+    psd_msg_t msg = of_worker(PSD_MSG_SETTING, w);
+    msg.code = 7;
+    snprintf(msg.text, sizeof msg.text, PSD_SETTING_ROWS "%s", rows);
+    hear(peer_of(w), &msg, NULL, 0);
+}
+
+Test(coordinator, a_worker_that_divides_other_rows_is_refused_naming_both_and_is_no_member_any_longer, .fini = teardown)
+{
+    begin("asp", 2);
+    worker_says_rows(1, "60 rows");
+    const psd_msg_t *done = answer(PSD_MSG_SETTING);
+    cr_assert_not_null(done);
+    cr_expect(done->code == 7 && !strcmp(done->text, "rows=60 rows"));
+    worker_says_rows(0, "61 rows");
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_str_eq(answer(PSD_MSG_REFUSED)->text,
+                     "worker 0 takes its batches from 61 rows, but worker 1 from 60 rows; give all workers "
+                     "the same data and the same values");
+    cr_expect_null(answer(PSD_MSG_SETTING));
+    cr_expect_eq(state_of(0), PSD_WORKER_LEFT);
+    const psd_round_t *round = NULL;
+    cr_assert_not_null(command_to(0, &round));
+    cr_expect_eq(round->n_members, 1);
+}
+
 Test(coordinator, a_rate_that_is_set_is_logged_with_the_one_before_and_by_whom, .fini = teardown)
 {
     psd_err_t err;

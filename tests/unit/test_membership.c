@@ -88,6 +88,44 @@ Test(membership, the_first_worker_sets_the_recipe_until_only_one_is_left, .init 
     cr_expect(psd_membership_agrees(members, &members->row[1], "cifar"));
 }
 
+/* What worker `id` divides otherwise than it should, as another has said it; "" if nothing. */
+static const char *divides(uint32_t id, const char *text)
+{
+    const psd_division_t *other = psd_membership_divides_otherwise(members, &members->row[id], text);
+    return other ? other->text : "";
+}
+
+Test(membership, a_worker_begins_with_rows_that_others_divide_and_may_go_on_to_others, .init = setup, .fini = teardown)
+{
+    cr_expect_str_eq(divides(0, "60 rows"), "");
+    cr_expect_str_eq(divides(1, "61 rows"), "60 rows");
+    cr_expect_str_eq(divides(2, "60 rows"), "");
+    leave(1, PSD_WORKER_LEFT, false);
+    cr_expect_str_eq(divides(0, "90 rows"), "", "the next phase of its training");
+    cr_expect_str_eq(divides(2, "90 rows"), "");
+    for (uint32_t phase = 0; phase < 2; phase++) {
+        psd_worker_begin_life(&members->row[1], 1, 2 + phase, "b", 0);
+        cr_expect_str_eq(divides(1, phase ? "90 rows" : "60 rows"), "", "it comes back in a phase that the others may have left");
+    }
+    psd_worker_begin_life(&members->row[1], 1, 4, "b", 0);
+    cr_expect_str_eq(divides(1, "61 rows"), "90 rows");
+    leave(0, PSD_WORKER_LOST, false);
+    leave(1, PSD_WORKER_LEFT, false);
+    leave(2, PSD_WORKER_LOST, false);
+    give(psd_membership_admit(members, 0, 7));
+    cr_expect_str_eq(divides(0, "61 rows"), "", "nobody else is here");
+}
+
+Test(membership, a_job_that_divides_other_rows_in_each_epoch_is_not_checked, .init = setup, .fini = teardown)
+{
+    char text[16];
+    for (int seed = 0; seed < PSD_MAX_DIVISIONS + 2; seed++) {
+        snprintf(text, sizeof text, "seed %d", seed);
+        cr_expect_str_eq(divides(0, text), "");
+    }
+    cr_expect_str_eq(divides(1, text), "");
+}
+
 Test(membership, a_new_run_removes_all_members_and_forgets_finished_ones_only_if_rounds_are_undone, .init = setup, .fini = teardown)
 {
     leave(0, PSD_WORKER_LEFT, true);

@@ -1189,6 +1189,16 @@ Test(session, a_learning_rate_is_set_when_server_0_has_said_so_of_this_asking, .
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_SETTING, "that answer came twice");
 }
 
+Test(session, what_rows_it_trains_on_is_said_like_a_setting, .init = setup, .fini = teardown)
+{
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_session_say_rows(session, now, "60 rows, batch_size 8", &out, &err), PSD_OK);
+    cr_assert_not_null(sent(PSD_MSG_SETTING));
+    cr_expect_str_eq(sent(PSD_MSG_SETTING)->text, "rows=60 rows, batch_size 8");
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_SETTING);
+    cr_expect_eq(psd_session_say_rows(session, now, "60 rows", &out, &err), PSD_EINVAL, "one at a time");
+}
+
 Test(session, slow_weights_are_those_of_the_last_pull, .init = setup, .fini = teardown)
 {
     float slow[2] = { 0 };

@@ -299,6 +299,12 @@ int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms);
  * change. No exchange may be open. PSD_W_EINVAL for a value that is not a rate; PSD_W_EAGAIN as for psd_worker_pull_slow. */
 int psd_worker_set_lr(psd_worker_t *self, double lr, int timeout_ms);
 
+/* Say what rows this worker takes its batches from, and how, before the first exchange that uses them: "256 rows, batch_size 32, seed
+ * 1". 1 to 255 bytes of printable UTF-8. Workers that divide the same rows must say the same: one whose first words no other present
+ * worker has said is refused (PSD_W_EREFUSED), and the sentence quotes both. Later ones may differ, because a job may go on with
+ * other rows. Workers that say nothing are not compared. No exchange may be open. PSD_W_EAGAIN as for psd_worker_pull_slow. */
+int psd_worker_say_rows(psd_worker_t *self, const char *rows, int timeout_ms);
+
 /* Send a number ("val/accuracy") for the servers' status page. Does not wait. `name`: 1 to 63 bytes of printable UTF-8. A `value`
  * of NaN or Inf is shown as missing. */
 int psd_worker_report(psd_worker_t *self, const char *name, double value);

@@ -100,6 +100,7 @@ _FUNCTIONS = (
     ("psd_worker_wait", c_int, (c_void_p, c_uint64, c_int)),
     ("psd_worker_fd", c_int, (c_void_p,)),
     ("psd_worker_pull_slow", c_int, (c_void_p, POINTER(c_void_p), c_int)),
+    ("psd_worker_say_rows", c_int, (c_void_p, c_char_p, c_int)),
     ("psd_worker_set_lr", c_int, (c_void_p, c_double, c_int)),
     ("psd_worker_report", c_int, (c_void_p, c_char_p, c_double)),
     ("psd_worker_asked_to_leave", c_int, (c_void_p,)),

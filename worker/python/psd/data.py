@@ -29,6 +29,9 @@ class Trainer(Protocol):
     def skip(self) -> None:
         """Take part in the next step without a gradient."""
 
+    def say_rows(self, rows: str) -> None:
+        """Say what rows it divides with the other workers, and how."""
+
 
 class Cut(NamedTuple):
     """One worker's part of one step."""
@@ -56,6 +59,7 @@ class Order:
                              hint="give a smaller batch_size, or leave out drop_last")
         self.n_rows, self.batch_size, self.shuffle, self.seed = n_rows, batch_size, shuffle, seed
         self.steps = n_rows // batch_size if drop_last else -(-n_rows // batch_size)
+        self.text = f"{n_rows} rows, batch_size {batch_size}, {f'seed {seed}' if shuffle else 'shuffle False'}" + ", drop_last" * drop_last
         self._epoch, self._order = -1, np.arange(n_rows)
 
     def _shuffled(self, epoch: int) -> Rows:
@@ -140,6 +144,7 @@ class Sampler:
 
     def _until(self, last: int) -> Iterator[list[int]]:
         while (at := self.trainer.position).clock <= last:
+            self.trainer.say_rows(self.order.text)
             rows = self.order.at(at.clock, at.rank, at.world).rows
             if not len(rows):
                 self.trainer.skip()
@@ -182,6 +187,7 @@ class Loader:
     def __iter__(self) -> Iterator[Any]:
         trainer, last = self.trainer, self.sampler._next_epoch()
         while (at := trainer.position).clock <= last:
+            trainer.say_rows(self.sampler.order.text)
             cuts = [self.sampler.order.at(clock, at.rank, at.world) for clock in range(at.clock, last + 1)]
             batches = self._load([cut.rows.tolist() for cut in cuts if len(cut.rows)])
             for clock, cut in enumerate(cuts, at.clock):
@@ -220,6 +226,7 @@ def batches(data: Any, trainer: Trainer, batch_size: int, epochs: float = 1, shu
     if not 0 <= n_epochs < 2**32:
         raise UsageError(f"epochs is {n_epochs:g}", hint="give a finite number of at least 0")
     last = round(n_epochs * sampler.order.steps)
+    sampler.order.text += f", epochs {n_epochs:g}"
     sampler._note_resumed(last)
 
     def cut_all() -> Iterator[Any]:

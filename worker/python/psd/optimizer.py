@@ -655,6 +655,10 @@ class Optimizer(torch.optim.Optimizer):
         """The position of the job: derive each batch from it (psd.Sampler, psd.batches)."""
         return self.worker.position
 
+    def say_rows(self, rows: str) -> None:
+        """As Worker.say_rows."""
+        self.worker.say_rows(rows)
+
     # ---- evaluation ----
 
     @contextmanager

@@ -253,6 +253,8 @@ class Worker:
         self._in_rounds = True
         self._quiet_until, self._n_skipped = 0.0, 0  # until when no step that was not made is warned of, and how many there were since
         self._slow: Any = None  # arrays that a pull may still write, if an exception ended its wait
+        self._rows: list[str] = []  # what psd.Sampler and psd.batches divide, in their words; the servers know the first _n_said
+        self._n_said = 0
         self._is_open = False
         self._has_left = False
         self._raised = ""  # the sentence of the last exception
@@ -399,6 +401,22 @@ class Worker:
             raise UsageError(f"{len(gradients)} gradients for {len(self._names)} tensors", hint="give one for each, or None")
         return gradients
 
+    def say_rows(self, rows: str) -> None:
+        """Say what rows this worker divides with the others, and how, before its next exchange; psd.Sampler, psd.Loader and psd.batches
+        do. If another worker has said something else, that exchange raises RefusedError, which quotes both."""
+        if rows not in self._rows:
+            self._rows.append(rows)
+
+    def _prepare(self) -> None:
+        """Before an exchange is opened."""
+        self._lent.clear()
+        while self._n_said < len(self._rows):
+            try:
+                self._check(self._lib.psd_worker_say_rows(self._pointer, _text(self._rows[self._n_said], "the rows"), -1))
+                self._n_said += 1
+            except WentBackError:
+                continue
+
     def begin(self, gradients: Mapping[str, Any] | Sequence[Any] | None, samples: int | None = None,
               loss: float = float("nan")) -> Ticket:
         """Push the mean gradient over `samples` samples, and begin to pull the next weights. `samples` None: those of the batch
@@ -409,7 +427,7 @@ class Worker:
             pointer = self._pointer
             if self._is_open:
                 raise UsageError("an exchange is open already", hint="wait for it first")
-            self._lent.clear()
+            self._prepare()
             values = None
             if gradients is None:
                 samples = 0
@@ -440,10 +458,9 @@ class Worker:
         index = tensor if isinstance(tensor, int) else self._index(tensor)
         with self._lock:
             pointer = self._pointer
-            if not self._is_open:
-                self._lent.clear()
             samples = self._samples(samples)
             if not self._is_open:
+                self._prepare()
                 self._n_samples = samples
             if not 0 <= index < len(self._names):
                 raise UsageError(f"there is no tensor {index}", hint=f"{len(self._names)} are registered, from 0")
@@ -456,7 +473,7 @@ class Worker:
         with self._lock:
             samples = self._samples(samples)
             if not self._is_open:
-                self._lent.clear()
+                self._prepare()
                 self._n_samples = samples
             if at is not None:
                 self._lent[index] = gradient
