@@ -95,7 +95,7 @@ static const char *misplaced_option(const psd_reader_t *reader, const psd_datase
         { "log1p", options->n_log1p, reader->is_table },
         { "scale", options->standardise, reader->is_table },
     };
-    for (size_t i = 0; !options->train && i < sizeof rows / sizeof *rows; i++)
+    for (size_t i = 0; (!options->train || options->trains) && i < sizeof rows / sizeof *rows; i++)
         if (rows[i].given && !rows[i].may)
             return rows[i].key;
     return NULL;

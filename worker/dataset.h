@@ -72,6 +72,7 @@ struct psd_dataset_options {
     int index_base;    /* libsvm: 0 or 1, the number of the first feature; never guessed */
     const psd_dataset_t *train; /* read a test set: features and classes must fit this training set. NULL: train */
     bool predicts;              /* with `train`: rows that need no label; the columns of a csv may stand anywhere */
+    bool trains;                /* with `predicts`: they are trained on, so the columns that options name must be there */
 };
 
 /* Load "FORMAT:WHERE". NULL with `err` set: PSD_ECONFIG for a wrong spec or option, PSD_ENOINPUT for a file

@@ -160,9 +160,9 @@ static int load_train(psd_setup_t *self, psd_dataset_t *frame, psd_dataset_optio
     if (frame && check_roles(frame->encoding, spec, psd_options_string(o, PSD_OPT_init), o, err))
         return err->code;
     options->train = frame;
-    options->predicts = frame != NULL;
+    options->predicts = options->trains = frame != NULL;
     self->train = psd_dataset_load(spec, options, err);
-    options->predicts = false;
+    options->predicts = options->trains = false;
     if (!self->train)
         return blame(o, PSD_OPT_data_train, err);
     if (frame && self->train->unlabelled)

@@ -117,6 +117,13 @@ refused 78 "data.label_column is nothing, but the model" "${warm[@]}" --data-lab
 refused 78 "--data-weight-column: data.weight_column names age, but the model in people.safetensors was trained with it as a feature; $cure" "${warm[@]}" --data-weight-column=age
 refused 78 "--data-drop: data.drop names town, but the model in people.safetensors was trained with it as a feature; $cure" "${warm[@]}" --data-drop='id;town'
 refused 78 "--data-drop: data.drop names income, but the model in people.safetensors was trained with it as the label; $cure" "${warm[@]}" --data-drop=income
+# Columns that are named must be there, as without a model; a weight may be named by its number, too.
+refused 78 "people.csv: no column is named 'nope'; set data.drop to" "${warm[@]}" --data-drop=nope
+refused 78 "people.csv: no column is named 'nope'; set data.weight_column to" "${warm[@]}" --data-weight-column=nope
+refused 78 "people.csv: no column is named 'nope'; set data.categorical to" "${warm[@]}" --data-categorical=nope
+refused 78 'people.csv: data.weight_column is 99, but the columns are 0 to ' "${warm[@]}" --data-weight-column=99
+printf 'id,age,town,income,often\n1,30,Rome,low,0\n2,40,Oslo,high,0\n' >often.csv
+refused 65 'the weights of all 2 training rows are 0' "${warm[@]}" --data-train=csv:often.csv --data-weight-column=4 --data-batch=2
 refused 78 'data.label_column is town, but the model was trained with income; leave it out' "$bin/psdctl" predict job.yaml --data-label-column=town
 "${warm[@]}" --data-label-column=income >said 2>&1 || fail "the model's own label is refused: $(cat said)"
 "$bin/psdctl" predict job.yaml --data-label-column=income --data-drop=id --to=same.csv 2>said || fail "$(cat said)"

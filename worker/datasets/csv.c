@@ -434,7 +434,7 @@ static int seek(parser_t *self, psd_err_t *err)
                            "all columns, or only the features",
                            self->name, self->records.field[0].line, self->n_columns, encoding->n_fields, encoding->n_columns);
     for (size_t i = 0; i < self->n_columns; i++) {
-        self->role[i] = DROPPED;
+        self->role[i] = self->role[i] == WEIGHT ? WEIGHT : DROPPED;
         if (!bare && is_called(self, i, encoding->label))
             self->role[self->label_column = i] = LABEL;
         else if (!bare && weight && *weight && is_called(self, i, weight))
@@ -452,6 +452,17 @@ static int seek(parser_t *self, psd_err_t *err)
         self->is_word[i] = encoding->column[j].is_word;
     }
     return psd_table_begin(&self->table, &encoding, self->options, self->name, err);
+}
+
+/* For rows to be trained on with a model's encoding: the columns that options name are there, as they must be without a model. */
+static int check_named(parser_t *self, psd_err_t *err)
+{
+    const psd_dataset_options_t *options = self->options;
+    bool all = false;
+    int rc = drop_columns(self, err);
+    rc = rc ? rc : choose_weight_column(self, err);
+    rc = rc ? rc : mark(self, "data.categorical", options->categorical, options->n_categorical, self->is_word, &all, err);
+    return rc ? rc : mark(self, "data.log1p", options->log1p, options->n_log1p, self->is_log1p, &all, err);
 }
 
 static int make_columns(parser_t *self, psd_err_t *err)
@@ -477,6 +488,7 @@ static int begin(parser_t *self, psd_err_t *err)
         return one_column(self, err);
     int rc = make_columns(self, err);
     self->label_column = NONE;
+    rc = !rc && self->options->trains ? check_named(self, err) : rc;
     if (self->options->predicts)
         return rc ? rc : seek(self, err);
     rc = rc ? rc : drop_columns(self, err);
