@@ -58,11 +58,21 @@ static bool is_called(const psd_option_t *row, const char *name)
     return !strcmp(flag + 2, name);
 }
 
+/* A comparison takes its own options without their section, too: --seeds is --compare-seeds. */
+static bool is_called_briefly(const psd_flags_t *self, const psd_option_t *row, const char *name)
+{
+    static const char section[] = "--compare-";
+    char flag[PSD_OPTION_TEXT];
+    psd_option_flag(row->key, flag, sizeof flag);
+    return (self->programs & PSD_PROGRAM_COMPARE) && !strncmp(flag, section, sizeof section - 1) &&
+           !strcmp(flag + sizeof section - 1, name);
+}
+
 static const psd_option_t *find(const psd_flags_t *self, const char *name)
 {
     const psd_option_t *row;
     for (size_t i = 0; (row = each(self, &i));)
-        if (is_called(row, name))
+        if (is_called(row, name) || is_called_briefly(self, row, name))
             break;
     return row;
 }

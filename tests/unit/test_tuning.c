@@ -433,7 +433,8 @@ Test(tuning, a_rate_that_fails_is_cut_and_a_single_rate_is_not_a_search)
     free(text);
     teardown();
     cr_expect_eq(begin("1"), PSD_ECONFIG);
-    cr_expect_str_eq(err.text, "a search needs more than one learning rate: give --lr-sweep several factors");
+    cr_expect_str_eq(err.text,
+                     "--compare-lr-sweep: a search needs more than one learning rate; give compare.lr_sweep several factors");
     cr_expect_eq(psd_tuning_rounds(1), 1);
     cr_expect_eq(psd_tuning_rounds(9), 3);
     cr_expect_eq(psd_tuning_rounds(7), 3, "7, 3 and 2: a third is rounded up");

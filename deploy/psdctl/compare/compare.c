@@ -39,26 +39,23 @@ static int conclude(compare_t *self, psd_err_t *err)
 
 /* -- the command line -------------------------------------------------------------------------------------- */
 
-/* Short names of this verb's options. */
-static const struct alias {
-    const char *word, *flag;
+/* Options of this verb that need not have one value. */
+static const struct pliant {
+    const char *word;
     const char *preset; /* the value if none follows; NULL: a value is required */
     bool takes_many;    /* all words up to the next option are its values */
-} aliases[] = {
-    { "--optimizers", "--compare-optimizers", NULL, true },
-    { "--seeds", "--compare-seeds", NULL, false },
-    { "--lr-sweep", "--compare-lr-sweep", "0.1,0.3,1,3,10", false },
-    { "--target", "--compare-target", NULL, false },
-    { "--jobs", "--compare-jobs", NULL, false },
+} pliants[] = {
+    { "--optimizers", NULL, true },
+    { "--lr-sweep", "0.1,0.3,1,3,10", false },
 };
 
-static const struct alias *find_alias(const char *word, const char **value)
+static const struct pliant *find_pliant(const char *word, const char **value)
 {
     const size_t n = strcspn(word, "=");
     *value = word[n] ? word + n + 1 : NULL;
-    for (size_t i = 0; i < sizeof aliases / sizeof *aliases; i++)
-        if (strlen(aliases[i].word) == n && !strncmp(word, aliases[i].word, n))
-            return &aliases[i];
+    for (size_t i = 0; i < sizeof pliants / sizeof *pliants; i++)
+        if (strlen(pliants[i].word) == n && !strncmp(word, pliants[i].word, n))
+            return &pliants[i];
     return NULL;
 }
 
@@ -67,7 +64,7 @@ static bool is_number(const char *word) { return *word && strspn(word, "01234567
 
 /* The i-th word with its values, as one flag of the option table; moves `*i` to the last word used. The caller frees it; NULL with
  * `err` set. */
-static char *spell_out(const struct alias *alias, const char *value, int argc, char **argv, int *i, psd_err_t *err)
+static char *spell_out(const struct pliant *pliant, const char *value, int argc, char **argv, int *i, psd_err_t *err)
 {
     char *text = NULL;
     size_t n;
@@ -76,19 +73,19 @@ static char *spell_out(const struct alias *alias, const char *value, int argc, c
         psd_err_set(err, PSD_ENOMEM, "no memory for the command line");
         return NULL;
     }
-    fprintf(out, "%s=", alias->flag);
+    fprintf(out, "%s=", pliant->word);
     bool any = value;
     fputs(value ? value : "", out);
-    while (!value && *i + 1 < argc && argv[*i + 1][0] != '-' && (alias->takes_many || !any) &&
-           (!alias->preset || is_number(argv[*i + 1]))) {
+    while (!value && *i + 1 < argc && argv[*i + 1][0] != '-' && (pliant->takes_many || !any) &&
+           (!pliant->preset || is_number(argv[*i + 1]))) {
         fprintf(out, "%s%s", any ? ";" : "", argv[++*i]);
         any = true;
     }
-    fputs(!any && alias->preset ? alias->preset : "", out);
+    fputs(!any && pliant->preset ? pliant->preset : "", out);
     fclose(out);
-    if (any || alias->preset)
+    if (any || pliant->preset)
         return text;
-    psd_err_set(err, PSD_EUSAGE, "%s needs %s", alias->word, alias->takes_many ? "rules, such as 'sgd(lr=0.1)'" : "a value");
+    psd_err_set(err, PSD_EUSAGE, "%s needs %s", pliant->word, pliant->takes_many ? "rules, such as 'sgd(lr=0.1)'" : "a value");
     free(text);
     return NULL;
 }
@@ -99,12 +96,12 @@ static int translate(compare_t *self, int argc, char **argv, char **words, int *
     *n_words = 0;
     for (int i = 0; i < argc; i++) {
         const char *value;
-        const struct alias *alias = i ? find_alias(argv[i], &value) : NULL;
+        const struct pliant *pliant = i ? find_pliant(argv[i], &value) : NULL;
         if (i && !strcmp(argv[i], "--json")) {
             self->json = true;
             continue;
         }
-        char *word = alias ? spell_out(alias, value, argc, argv, &i, err) : strdup(argv[i]);
+        char *word = pliant ? spell_out(pliant, value, argc, argv, &i, err) : strdup(argv[i]);
         if (!word)
             return err->code ? err->code : psd_err_set(err, PSD_ENOMEM, "no memory for the command line");
         words[(*n_words)++] = word;

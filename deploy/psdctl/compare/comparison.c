@@ -60,8 +60,10 @@ static int add_contender(psd_comparison_t *self, const psd_contender_t *model, p
     psd_err_t why = { 0 };
     char sentence[2 * PSD_RULE_TEXT];
     *c = *model;
-    if (sweep(c, &why))
-        return refuse(self, c->named, why.text, err);
+    if (sweep(c, &why)) {
+        snprintf(sentence, sizeof sentence, "%s, which is %.9g of compare.lr_sweep times its own", why.text, c->factor);
+        return refuse(self, c->named, sentence, err);
+    }
     for (size_t i = 0; i < self->n; i++)
         if (!strcmp(self->contender[i].name, c->name)) {
             if (self->contender[i].named != c->named)

@@ -123,7 +123,8 @@ int psd_settings_hold(const psd_options_t *options, const char *verb, char direc
     const int fd = *lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0)
         return psd_err_set(err, PSD_EIO, "cannot write %s: %s; set run.dir to another", path, strerror(errno));
-    if (flock(fd, LOCK_EX | LOCK_NB))
-        return psd_err_set(err, PSD_EUNAVAILABLE, "another psdctl works in %s; wait for it, or set run.dir", directory);
+    if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) /* a file system without locks never returns this */
+        return psd_err_set(err, PSD_ECONFIG,
+                           "another psdctl works in %s: wait until it has ended, or set run.dir to another directory", directory);
     return read_or_write(options, verb, directory, path, fd, err);
 }

@@ -145,10 +145,9 @@ enum { OPTIMIZERS, SEEDS, SWEEP, JOBS };
 /* Convert the flags of this verb to those of the option table, and append them to the rest. */
 static int load_with(psd_options_t *options, const psd_args_t *args, const char *sweep, psd_err_t *err)
 {
-    static const char *const flags[] = { [OPTIMIZERS] = "--compare-optimizers",
-                                         [SEEDS] = "--compare-seeds",
-                                         [SWEEP] = "--compare-lr-sweep",
-                                         [JOBS] = "--compare-jobs" };
+    static const char *const flags[] = {
+        [OPTIMIZERS] = "--optimizers", [SEEDS] = "--seeds", [SWEEP] = "--lr-sweep", [JOBS] = "--jobs"
+    };
     enum { FLAGS = sizeof flags / sizeof *flags };
     char **words = calloc((size_t)args->argc + FLAGS + 2, sizeof *words), *made[FLAGS] = { NULL }, none[] = "--";
     int n = 0, rc = words ? PSD_OK : psd_err_set(err, PSD_ENOMEM, "no memory for the command line");

@@ -181,7 +181,8 @@ int psd_tuning_begin(psd_tuning_t *self, const psd_options_t *options, psd_err_t
     self->n_rounds = psd_tuning_rounds(self->n_rates);
     int rc = psd_comparison_begin(&self->grid, options, err);
     if (!rc && self->n_rates < 2)
-        rc = psd_err_set(err, PSD_ECONFIG, "a search needs more than one learning rate: give --lr-sweep several factors");
+        rc = psd_err_set(err, PSD_ECONFIG, "%s: a search needs more than one learning rate; give compare.lr_sweep several factors",
+                         psd_options_origin(options, PSD_OPT_compare_lr_sweep));
     if (!rc && self->n_rounds > PSD_TUNING_ROUNDS)
         rc = psd_err_set(err, PSD_ECONFIG, "%zu learning rates are more than a search takes: at most 4374", self->n_rates);
     if (rc)
