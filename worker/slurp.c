@@ -183,9 +183,9 @@ int psd_slurp(psd_bytes_t *out, const char *path, const char *own, psd_err_t *er
     self->path = path;
     self->own = own;
     self->fd = open(path, O_RDONLY | O_CLOEXEC);
-    int rc = self->fd < 0
-                 ? psd_err_set(err, errno == ENOENT || errno == ENOTDIR ? PSD_ENOINPUT : PSD_EIO, "%s: %s", path, strerror(errno))
-                 : take(self, err);
+    int rc = self->fd < 0 ? psd_err_set(err, errno == ENOENT || errno == ENOTDIR || errno == EACCES ? PSD_ENOINPUT : PSD_EIO,
+                                        "%s: %s", path, strerror(errno))
+                          : take(self, err);
     if (self->fd >= 0)
         close(self->fd);
     if (rc)

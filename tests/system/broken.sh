@@ -204,6 +204,11 @@ refused 64 "'radma'|radam" psdctl optimizers radma
 refused 66 'none.st: No such file' psdctl inspect none.st
 refused 66 'none.txt: No such file' psdctl replay none.txt
 refused 64 'rules, such as' psdctl compare job.yaml --optimizers
+refused 64 '--lr-sweep: compare.lr_sweep is 1e9' psdctl compare job.yaml --optimizers sgd --lr-sweep=1e9
+refused 64 '--lr-sweep: compare.lr_sweep is 1e9' psdctl tune job.yaml --optimizers sgd --lr-sweep=1e9
+refused 64 '--seeds: compare.seeds is 0' psdctl compare job.yaml --optimizers sgd --seeds=0
+refused 78 'environment PSD_COMPARE__LR_SWEEP: ' env PSD_COMPARE__LR_SWEEP=x "$bin/psdctl" tune job.yaml --optimizers sgd
+refused 66 '--init: /tmp: is a directory; name the file in it' psdctl config check --data-train=glyphs:100 --init=/tmp
 refused 78 'role|boss' psdctl keygen me --role=boss
 refused 69 '127.0.0.1:1' psdctl status 127.0.0.1:1
 refused 64 'http' psdctl status ftp://x

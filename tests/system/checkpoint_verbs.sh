@@ -48,7 +48,7 @@ expect 0 "nothing to remove" checkpoint prune "$dir" --keep 2
 expect 0 "F32      [76] 304 bytes  a[1024:1100]/exp_avg" inspect "$dir/$shard"
 expect 0 '"psd.job": "job"' inspect --json "$dir/$shard"
 expect 66 "No such file" inspect "$dir/none"
-expect 65 "is not a file" inspect "$dir"
+expect 66 "is a directory; name the file in it" inspect "$dir"
 
 # Notes of up to 60 characters are shown whole, and shapes as they are.
 sixty=$(printf '%060d' 1)
