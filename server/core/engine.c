@@ -12,46 +12,22 @@
 #include "common/optim/aggregate.h"
 #include "proto/coded.h"
 #include "proto/measured.h"
+#include "server/core/applied.h"
 #include "server/core/forecast.h"
 #include "server/core/health.h"
-#include "server/core/inbox.h"
 #include "server/core/residuals.h"
 #include "server/core/seeding.h"
+#include "server/core/snapshot.h"
 #include "server/core/update.h"
 
 enum {
     LINE_MS = 5000,         /* between two log lines on waiting for server 0 */
     STATE_EVERY_MS = 250,   /* a sign of life to the coordinator */
     COMPLETE_SOON_MS = 20,  /* between two reports of some whole pushes; doubles with each, up to STATE_EVERY_MS */
-    SNAPSHOT_MS = 5000,     /* for which a follower's snapshot is kept without being read */
     COMPLETE_AGAIN_MS = 500 /* how often the report of whole pushes is repeated */
 };
 
 enum { MAX_EARLY = 16 }; /* log entries kept while a step runs; later ones are requested again by their numbers */
-
-typedef enum standing { PENDING, MEMBER, GONE } standing_t;
-
-/* One row of the applied table. */
-typedef struct worker {
-    uint32_t id;
-    uint64_t incarnation, nonce; /* of the member as the log names it; before that, of the worker that attached */
-    uint64_t logged;             /* newest incarnation that the log has named; 0: none */
-    standing_t standing;
-    psd_peer_t peer;     /* its session; NONE before ATTACH */
-    uint32_t rank;       /* in the view */
-    uint64_t applied;    /* its last closed clock */
-    uint64_t resumes_at; /* asp: clocks of this worker in the checkpoint; it continues from there */
-    bool owed;           /* a new member that has not got the weights yet */
-    bool is_queued;      /* asp: its push is complete, and waits for its step */
-    bool stays;          /* while a view is made: it is in the new one too */
-    psd_inbox_t inbox;   /* its open clock, applied + 1 */
-    bool is_again;       /* its push of the open clock was counted when it first came */
-    uint64_t in_vain;    /* asp: pushes of its own that were rejected in a row because of Inf or NaN */
-    bool has_saved;      /* the checkpoint that this run began from holds its residual, and it has pushed nothing since */
-    bool is_loading;     /* the residual is being read; the worker gets no weights before */
-    psd_buf_t **kept;    /* the residual, one buffer for each part; NULL: not read */
-    psd_engine_worker_t facts;
-} worker_t;
 
 typedef struct early {
     psd_msg_t msg;
@@ -91,12 +67,8 @@ struct psd_engine {
     uint32_t n_parts;       /* here, at least 1: a shard without chunks gets one empty part */
     psd_seeding_t seeding;
 
-    worker_t *worker[PSD_MAX_WORKERS];
-    uint32_t n_rows; /* ids from here on have no row */
-    uint32_t n_owed; /* members that are owed weights */
+    psd_applied_t applied;
     uint64_t clock, version;
-    uint64_t slowest;        /* the lowest closed clock of a member */
-    uint32_t n_slowest;      /* members that have it */
     uint64_t samples;        /* behind the version */
     bool held;               /* asp: pushes wait */
     psd_update_t update;     /* the step that is being made */
@@ -104,16 +76,14 @@ struct psd_engine {
     uint32_t n_folded;       /* its first contributors, whose pushes are in the shard's sums */
     uint32_t n_folding;      /* parts that threads are adding up */
     struct {
-        uint32_t rounds;    /* closed; 0: the shard is between two steps */
-        uint32_t n;         /* gradients in their sum */
-        uint64_t samples;   /* of these */
-        uint64_t begun;     /* the clock before the first of the rounds: that of the weights as they are */
-        bool is_last;       /* the round that was closed last is one of them */
-    } gathered;             /* of a step that takes several rounds */
-    worker_t *stepping_for; /* the worker whose push is being stepped; NULL: all members */
+        uint32_t rounds;             /* closed; 0: the shard is between two steps */
+        uint32_t n;                  /* gradients in their sum */
+        uint64_t samples;            /* of these */
+        uint64_t begun;              /* the clock before the first of the rounds: that of the weights as they are */
+        bool is_last;                /* the round that was closed last is one of them */
+    } gathered;                      /* of a step that takes several rounds */
+    psd_applied_row_t *stepping_for; /* the worker whose push is being stepped; NULL: all members */
     uint64_t sums_sent_ms;
-    uint32_t queue[PSD_MAX_WORKERS]; /* a ring; asp: workers whose push is complete, in order of arrival */
-    uint32_t n_queued, queue_first;
     early_t early[MAX_EARLY];
     uint32_t n_early;
     psd_saver_t saver;
@@ -124,18 +94,12 @@ struct psd_engine {
     bool restoring;            /* between PSD_ACT_RESTORE and its outcome */
     bool leaving_run;          /* the coordinator has begun another run: start over when nothing runs */
     uint64_t state_sent_ms;
-    uint32_t n_complete; /* members whose push of the open clock is whole */
     struct {
         uint32_t n;                /* of these, those reported to the coordinator */
         uint64_t soon_ms, soon_in; /* when to report more (but not all) of them, and how long to wait between reports */
         uint64_t again_ms;         /* when to repeat the report */
     } told;
-    struct {
-        uint64_t number;             /* the log entry that ordered it; 0: there has been none in this run */
-        uint64_t version;            /* of these weights */
-        uint64_t used_ms;            /* when a part was last read */
-        psd_buf_t **weights, **slow; /* of each part; weights NULL: dropped; slow NULL: the same as the weights */
-    } snapshot;                      /* for followers */
+    psd_snapshot_t snapshot; /* for followers */
     psd_engine_stats_t stats;
     psd_ledger_fn *ledger;
     void *ledger_arg;
@@ -145,44 +109,8 @@ static void start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t
 static void begin_save(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 static void tend_residuals(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 static void carry_out(psd_engine_t *self, const psd_heard_t *in);
-static void send_progress(psd_engine_t *self, const worker_t *w, uint64_t seq, psd_actions_t *out);
+static void send_progress(psd_engine_t *self, const psd_applied_row_t *w, uint64_t seq, psd_actions_t *out);
 static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
-
-/* The i-th in the queue. */
-static uint32_t *queued(psd_engine_t *self, uint32_t i) { return &self->queue[(self->queue_first + i) % PSD_MAX_WORKERS]; }
-
-/* No id stands in the queue twice, so that there is room for all. */
-static void enter_queue(psd_engine_t *self, worker_t *w)
-{
-    assert(self->n_queued < PSD_MAX_WORKERS && "an id is queued once");
-    *queued(self, self->n_queued++) = w->id;
-    w->is_queued = true;
-}
-
-static void leave_front(psd_engine_t *self)
-{
-    self->worker[*queued(self, 0)]->is_queued = false;
-    self->queue_first = (self->queue_first + 1) % PSD_MAX_WORKERS;
-    self->n_queued--;
-}
-
-static void leave_queue(psd_engine_t *self, worker_t *w)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; w->is_queued && i < self->n_queued; i++)
-        if (*queued(self, i) != w->id)
-            *queued(self, n++) = *queued(self, i);
-    self->n_queued -= w->is_queued;
-    w->is_queued = false;
-}
-
-/* Forget what has come of the worker's open clock. */
-static void drop_open_clock(psd_engine_t *self, worker_t *w)
-{
-    self->n_complete -= w->inbox.complete;
-    psd_inbox_empty(&w->inbox);
-    leave_queue(self, w);
-}
 
 /* ---- messages out ---- */
 
@@ -199,12 +127,13 @@ static psd_msg_t *send_to(psd_engine_t *self, psd_peer_t to, psd_kind_t kind, ps
     return msg;
 }
 
-static psd_msg_t *send_to_worker(psd_engine_t *self, const worker_t *w, psd_kind_t kind, psd_buf_t *payload, psd_actions_t *out)
+static psd_msg_t *send_to_worker(psd_engine_t *self, const psd_applied_row_t *w, psd_kind_t kind, psd_buf_t *payload,
+                                 psd_actions_t *out)
 {
     psd_msg_t *msg = send_to(self, w->peer, kind, payload, out);
     msg->worker = w->id;
     msg->incarnation = w->incarnation;
-    if (w->standing == MEMBER) {
+    if (w->standing == PSD_MEMBER) {
         msg->rank = w->rank;
         msg->world = self->world;
     }
@@ -223,13 +152,13 @@ static void tell_job(const psd_engine_t *self, psd_msg_t *msg)
 
 /* Whether a worker's residual from the checkpoint is here; whether a checkpoint needs its residual; and whether its last gradient
  * waits for those of later rounds. */
-static void tell_worker(const psd_engine_t *self, const worker_t *w, psd_msg_t *msg)
+static void tell_worker(const psd_engine_t *self, const psd_applied_row_t *w, psd_msg_t *msg)
 {
     msg->code = (w->kept ? PSD_WEIGHTS_RESIDUAL : 0) | (self->gathered.is_last ? PSD_WEIGHTS_GATHERED : 0);
     msg->saved = psd_residuals_wish(&self->residuals, w->id, w->incarnation);
 }
 
-static void send_part(psd_engine_t *self, const worker_t *w, uint32_t part, psd_actions_t *out)
+static void send_part(psd_engine_t *self, const psd_applied_row_t *w, uint32_t part, psd_actions_t *out)
 {
     const psd_shard_sent_t weights = psd_shard_sent(self->shard, part);
     psd_msg_t *msg = send_to_worker(self, w, PSD_MSG_WEIGHTS, weights.payload, out);
@@ -244,7 +173,7 @@ static void send_part(psd_engine_t *self, const worker_t *w, uint32_t part, psd_
 
 /* An empty WEIGHTS: this shard's chunks have not changed, continue. Not sent in a job that has failed: weights may travel another
  * way than the refusal that says so, and arrive before it. */
-static void send_unchanged(psd_engine_t *self, const worker_t *w, psd_actions_t *out)
+static void send_unchanged(psd_engine_t *self, const psd_applied_row_t *w, psd_actions_t *out)
 {
     if (*self->failure.why)
         return;
@@ -253,12 +182,12 @@ static void send_unchanged(psd_engine_t *self, const worker_t *w, psd_actions_t 
     tell_worker(self, w, msg);
 }
 
-static psd_progress_t look(const psd_engine_t *self, const worker_t *w)
+static psd_progress_t look(const psd_engine_t *self, const psd_applied_row_t *w)
 {
     return (psd_progress_t){ .clock = self->clock,
                              .members = self->world,
                              .push = w->applied + 1,
-                             .slowest = self->slowest,
+                             .slowest = self->applied.slowest,
                              .resumes_at = w->resumes_at,
                              .staleness = self->version - w->inbox.base_version,
                              .max_staleness = self->config.max_staleness,
@@ -266,24 +195,17 @@ static psd_progress_t look(const psd_engine_t *self, const worker_t *w)
                              .held = self->held };
 }
 
-static bool may_pull(const psd_engine_t *self, const worker_t *w)
+static bool may_pull(const psd_engine_t *self, const psd_applied_row_t *w)
 {
     const psd_progress_t p = look(self, w);
     return self->config.mode->may_pull(&p);
 }
 
-/* A member waits for weights that could not be sent yet, or no longer waits. */
-static void owe(psd_engine_t *self, worker_t *w, bool owed)
-{
-    self->n_owed += owed - w->owed;
-    w->owed = owed;
-}
-
 static bool is_started(const psd_engine_t *self) { return self->shard && self->seeding.is_over; }
 
-static void send_all_weights(psd_engine_t *self, worker_t *w, psd_actions_t *out)
+static void send_all_weights(psd_engine_t *self, psd_applied_row_t *w, psd_actions_t *out)
 {
-    owe(self, w, false);
+    psd_applied_owe(&self->applied, w, false);
     if (!psd_shard_parts(self->shard))
         send_unchanged(self, w, out);
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++)
@@ -293,11 +215,11 @@ static void send_all_weights(psd_engine_t *self, worker_t *w, psd_actions_t *out
 /* New members get the weights as soon as there are some, the worker is attached, and no step is under way. */
 static void pay_debts(psd_engine_t *self, psd_actions_t *out)
 {
-    if (!self->n_owed || !is_started(self) || self->update.open)
+    if (!self->applied.n_owed || !is_started(self) || self->update.open)
         return;
-    for (uint32_t i = 0; i < self->n_rows; i++) {
-        worker_t *w = self->worker[i];
-        if (w && w->standing == MEMBER && w->owed && w->peer && !w->is_loading && may_pull(self, w))
+    for (uint32_t i = 0; i < self->applied.n_rows; i++) {
+        psd_applied_row_t *w = psd_applied_attached(&self->applied, i);
+        if (w && w->owed && !w->is_loading && may_pull(self, w))
             send_all_weights(self, w, out);
     }
 }
@@ -305,7 +227,7 @@ static void pay_debts(psd_engine_t *self, psd_actions_t *out)
 static void send_init_wanted(psd_engine_t *self, psd_actions_t *out)
 {
     psd_buf_t *map = psd_payload_copy(self->seeding.newest, psd_bitmap_bytes(self->n_parts));
-    psd_msg_t *msg = send_to_worker(self, self->worker[self->seeding.worker], PSD_MSG_INIT_WANTED, map, out);
+    psd_msg_t *msg = send_to_worker(self, self->applied.row[self->seeding.worker], PSD_MSG_INIT_WANTED, map, out);
     msg->seq = self->seeding.seq;
     msg->code = self->seeding.array;
     psd_buf_unref(&map);
@@ -318,16 +240,14 @@ static void widen_seeding(psd_engine_t *self, uint64_t now_ms, psd_actions_t *ou
         send_init_wanted(self, out);
 }
 
-static bool can_be_asked(const worker_t *w) { return w && w->standing == MEMBER && w->peer; }
-
 /* Ask an attached member for the initial values that are missing. */
 static void request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     psd_seeding_t *seeding = &self->seeding;
     if (!self->shard || is_started(self))
         return;
-    const worker_t *asked = seeding->asking ? self->worker[seeding->worker] : NULL;
-    if (can_be_asked(asked) && psd_seeding_waits(seeding, asked->incarnation, now_ms)) {
+    const psd_applied_row_t *asked = seeding->asking ? psd_applied_attached(&self->applied, seeding->worker) : NULL;
+    if (asked && psd_seeding_waits(seeding, asked->incarnation, now_ms)) {
         if (!seeding->flying) /* the turn of another array came while the worker could not be asked */
             widen_seeding(self, now_ms, out);
         else if (psd_seeding_repeats(seeding, now_ms))
@@ -335,11 +255,12 @@ static void request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out
         return;
     }
     /* Another member each time: the one asked before may be dead, and the view cannot change before there are weights. */
-    for (uint32_t k = 0; k < self->n_rows; k++) {
-        const uint32_t i = (seeding->worker + seeding->asking + k) % self->n_rows;
-        if (!can_be_asked(self->worker[i]))
+    for (uint32_t k = 0; k < self->applied.n_rows; k++) {
+        const uint32_t i = (seeding->worker + seeding->asking + k) % self->applied.n_rows;
+        const psd_applied_row_t *w = psd_applied_attached(&self->applied, i);
+        if (!w)
             continue;
-        psd_seeding_turn_to(seeding, i, self->worker[i]->incarnation, now_ms);
+        psd_seeding_turn_to(seeding, i, w->incarnation, now_ms);
         widen_seeding(self, now_ms, out);
         return;
     }
@@ -347,10 +268,10 @@ static void request_init(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out
 
 /* What the coordinator must know of a member to decide about it: of a round, that its push is whole; where each push is a step,
  * how many in a row were rejected. */
-static bool report_of(const psd_engine_t *self, const worker_t *w, psd_member_t *out)
+static bool report_of(const psd_engine_t *self, const psd_applied_row_t *w, psd_member_t *out)
 {
     const bool in_rounds = psd_mode_has_rounds(self->config.mode);
-    if (!w || w->standing != MEMBER || !(in_rounds ? w->inbox.complete : w->in_vain > 0))
+    if (!w || !(in_rounds ? w->inbox.complete : w->in_vain > 0))
         return false;
     *out = (psd_member_t){ .worker = w->id, .incarnation = w->incarnation, .samples = w->in_vain, .nonfinite = true };
     if (in_rounds)
@@ -368,12 +289,12 @@ static void list_members(const psd_engine_t *self, psd_round_t *state)
 {
     psd_member_t one;
     uint32_t n = 0;
-    for (uint32_t i = 0; i < self->n_rows; i++)
-        n += report_of(self, self->worker[i], &one);
+    for (uint32_t i = 0; i < self->applied.n_rows; i++)
+        n += report_of(self, psd_applied_member(&self->applied, i), &one);
     state->contributor = n ? calloc(n, sizeof *state->contributor) : NULL;
     assert((state->contributor || !n) && "no memory for a report");
-    for (uint32_t i = 0; n && i < self->n_rows; i++)
-        state->n_contributors += report_of(self, self->worker[i], &state->contributor[state->n_contributors]);
+    for (uint32_t i = 0; n && i < self->applied.n_rows; i++)
+        state->n_contributors += report_of(self, psd_applied_member(&self->applied, i), &state->contributor[state->n_contributors]);
 }
 
 /* A sign of life: which log entries are done; with `lists`, also what is to be known of members. */
@@ -401,7 +322,7 @@ static void send_sign(psd_engine_t *self, bool lists, psd_actions_t *out)
  * the list of whole pushes is long if there are many workers. */
 static void send_state(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    self->told.n = self->n_complete;
+    self->told.n = self->applied.n_complete;
     self->told.soon_in = COMPLETE_SOON_MS;
     self->told.soon_ms = now_ms + COMPLETE_SOON_MS;
     self->told.again_ms = now_ms + STATE_EVERY_MS;
@@ -412,11 +333,11 @@ static void send_state(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
  * collected reports per round, however many workers there are; it needs these if the other pushes never come. */
 static void tell_complete(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    if (self->told.n == self->n_complete || !psd_mode_has_rounds(self->config.mode))
+    if (self->told.n == self->applied.n_complete || !psd_mode_has_rounds(self->config.mode))
         return;
-    if (self->n_complete < self->world && now_ms < self->told.soon_ms)
+    if (self->applied.n_complete < self->world && now_ms < self->told.soon_ms)
         return;
-    self->told.n = self->n_complete;
+    self->told.n = self->applied.n_complete;
     self->told.soon_in = 2 * self->told.soon_in < STATE_EVERY_MS ? 2 * self->told.soon_in : STATE_EVERY_MS;
     self->told.soon_ms = now_ms + self->told.soon_in;
     self->told.again_ms = now_ms + STATE_EVERY_MS;
@@ -428,7 +349,7 @@ static void repeat_state(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out
 {
     const bool lists = now_ms >= self->told.again_ms;
     if (lists) {
-        self->told.n = self->n_complete;
+        self->told.n = self->applied.n_complete;
         self->told.again_ms = now_ms + COMPLETE_AGAIN_MS;
     }
     send_sign(self, lists, out);
@@ -452,7 +373,7 @@ static psd_msg_t *refuse(psd_engine_t *self, psd_peer_t to, psd_refusal_t reason
 static void fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, psd_actions_t *out)
 {
     self->stats.rejected[PSD_REFUSAL_INCARNATION]++;
-    const worker_t *w = self->worker[about->worker];
+    const psd_applied_row_t *w = self->applied.row[about->worker];
     psd_msg_t *msg = send_to(self, to, PSD_MSG_FENCED, NULL, out);
     msg->worker = about->worker;
     msg->incarnation = w ? w->incarnation : 0;
@@ -470,47 +391,6 @@ static void fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, psd
 /* ---- the step ---- */
 
 static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
-
-/* The worker's residual from the checkpoint is out of date. */
-static void forget_saved(psd_engine_t *self, worker_t *w)
-{
-    for (uint32_t p = 0; w->kept && p < psd_shard_parts(self->shard); p++)
-        psd_buf_unref(&w->kept[p]);
-    free(w->kept);
-    w->kept = NULL;
-    w->has_saved = false;
-}
-
-/* A member's clock is closed: it may push the next one. */
-static void close_clock(psd_engine_t *self, worker_t *w, uint64_t clock)
-{
-    forget_saved(self, w);
-    w->applied = clock;
-    w->is_again = false;
-    drop_open_clock(self, w);
-}
-
-static void find_slowest(psd_engine_t *self)
-{
-    self->slowest = UINT64_MAX;
-    self->n_slowest = 0;
-    for (uint32_t i = 0; i < self->n_rows; i++) {
-        const worker_t *w = self->worker[i];
-        if (!w || w->standing != MEMBER || w->applied > self->slowest)
-            continue;
-        self->n_slowest = w->applied < self->slowest ? 1 : self->n_slowest + 1;
-        self->slowest = w->applied;
-    }
-}
-
-/* One member's next clock is closed. Look at the others only if it was the last of the slowest. */
-static void close_next_clock(psd_engine_t *self, worker_t *w)
-{
-    const bool was_slowest = w->applied == self->slowest;
-    close_clock(self, w, w->applied + 1);
-    if (was_slowest && !--self->n_slowest)
-        find_slowest(self);
-}
 
 /* Report to the coordinator what the step did to the tensors here. Nothing waits for the message: if it is lost, there is one look
  * less. */
@@ -597,7 +477,7 @@ static void settle_rates(psd_engine_t *self, double base)
 }
 
 /* The pushes of `contributor[0..n)`, whose samples sum to `total`, count: note what they say of the job. How many have samples. */
-static uint32_t note_contributors(psd_engine_t *self, worker_t **contributor, uint32_t n, uint64_t total)
+static uint32_t note_contributors(psd_engine_t *self, psd_applied_row_t **contributor, uint32_t n, uint64_t total)
 {
     uint32_t n_all = 0;
     self->stats.loss = self->stats.grad_norm2 = 0;
@@ -616,7 +496,7 @@ static uint32_t note_contributors(psd_engine_t *self, worker_t **contributor, ui
 static bool gathers(const psd_engine_t *self) { return self->config.accumulate > 1; }
 
 /* The pushes' gradients of a part, for its work. Where a step takes several rounds, their weights are terms. */
-static void add_gradients(const psd_engine_t *self, psd_work_t *work, worker_t **contributor, uint32_t n, uint64_t total,
+static void add_gradients(const psd_engine_t *self, psd_work_t *work, psd_applied_row_t **contributor, uint32_t n, uint64_t total,
                           uint32_t n_all)
 {
     const psd_reduce_t how = self->config.reduce;
@@ -639,7 +519,7 @@ static psd_work_t *new_work(const psd_engine_t *self, uint32_t part, uint32_t n)
 
 /* A round whose gradients wait for those of others: add them to the sums, and let go of them. Meanwhile workers continue with the
  * weights that they have; the log waits. */
-static void gather(psd_engine_t *self, worker_t **contributor, uint32_t n, uint64_t total, psd_actions_t *out)
+static void gather(psd_engine_t *self, psd_applied_row_t **contributor, uint32_t n, uint64_t total, psd_actions_t *out)
 {
     const uint32_t n_all = note_contributors(self, contributor, n, total);
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
@@ -658,8 +538,8 @@ static void gather(psd_engine_t *self, worker_t **contributor, uint32_t n, uint6
 /* Begin an update: the mean over `contributor[0..n)`, whose samples sum to `total`, and over what was gathered before. With
  * `measures`, clipping and the rule measure the whole model before the step; otherwise `scale` is known. The schedule computes the
  * rates from `base`. */
-static void start_update(psd_engine_t *self, worker_t **contributor, uint32_t n, uint64_t total, double base, bool measures,
-                         float scale, psd_actions_t *out)
+static void start_update(psd_engine_t *self, psd_applied_row_t **contributor, uint32_t n, uint64_t total, double base,
+                         bool measures, float scale, psd_actions_t *out)
 {
     const psd_schedule_t *schedule = &self->config.schedule;
     const double progress = progress_of(self);
@@ -684,14 +564,14 @@ static void start_update(psd_engine_t *self, worker_t **contributor, uint32_t n,
     hand_out(self, out);
 }
 
-static void send_stepped_to(psd_engine_t *self, worker_t *w, uint32_t part, psd_actions_t *out)
+static void send_stepped_to(psd_engine_t *self, psd_applied_row_t *w, uint32_t part, psd_actions_t *out)
 {
-    if (!w || w->standing != MEMBER || !w->peer || w->owed)
+    if (!w || w->owed)
         return;
     if (may_pull(self, w))
         send_part(self, w, part, out);
     else
-        owe(self, w, true);
+        psd_applied_owe(&self->applied, w, true);
 }
 
 /* A part's step has run: send its weights to the workers that wait for them. */
@@ -701,9 +581,9 @@ static void send_stepped(psd_engine_t *self, const psd_work_t *work, psd_actions
     self->version++;
     self->samples += self->update.samples;
     if (self->stepping_for)
-        send_stepped_to(self, self->stepping_for, work->part, out);
-    for (uint32_t i = 0; !self->stepping_for && i < self->n_rows; i++)
-        send_stepped_to(self, self->worker[i], work->part, out);
+        send_stepped_to(self, psd_applied_attached(&self->applied, self->stepping_for->id), work->part, out);
+    for (uint32_t i = 0; !self->stepping_for && i < self->applied.n_rows; i++)
+        send_stepped_to(self, psd_applied_attached(&self->applied, i), work->part, out);
     self->version--;
     self->samples -= self->update.samples;
 }
@@ -714,8 +594,8 @@ static void send_stepped(psd_engine_t *self, const psd_work_t *work, psd_actions
 static bool can_fold(const psd_engine_t *self, uint32_t i)
 {
     const psd_member_t *expected = &self->forecast.member[i];
-    const worker_t *w = self->worker[expected->worker];
-    return w && w->standing == MEMBER && w->incarnation == expected->incarnation && w->inbox.complete && w->inbox.samples &&
+    const psd_applied_row_t *w = psd_applied_member(&self->applied, expected->worker);
+    return w && w->incarnation == expected->incarnation && w->inbox.complete && w->inbox.samples &&
            w->inbox.samples == expected->samples && !w->inbox.nonfinite;
 }
 
@@ -728,7 +608,7 @@ static void fold_ready(psd_engine_t *self, psd_actions_t *out)
     if (!self->forecast.n || !self->config.fold_at || psd_rule_votes(&psd_groups_rest(&self->config.groups)->rule) ||
         !psd_shard_parts(self->shard) || self->n_folding || self->update.open)
         return;
-    const worker_t *lowest = self->worker[self->forecast.member[0].worker];
+    const psd_applied_row_t *lowest = self->applied.row[self->forecast.member[0].worker];
     if (lowest && lowest->inbox.complete)
         psd_forecast_settle(&self->forecast, lowest->inbox.samples);
     while (first + n < self->forecast.n && can_fold(self, first + n))
@@ -740,7 +620,7 @@ static void fold_ready(psd_engine_t *self, psd_actions_t *out)
         work->folds = true;
         for (uint32_t k = 0; k < n; k++) {
             const psd_member_t *expected = &self->forecast.member[first + k];
-            psd_buf_t **payload = &self->worker[expected->worker]->inbox.parked[p];
+            psd_buf_t **payload = &self->applied.row[expected->worker]->inbox.parked[p];
             if (!*payload)
                 continue;
             work->weight[work->n_gradients] =
@@ -752,7 +632,7 @@ static void fold_ready(psd_engine_t *self, psd_actions_t *out)
         psd_actions_work(out, work);
     }
     for (uint32_t k = 0; k < n; k++)
-        self->worker[self->forecast.member[first + k].worker]->inbox.folded = true;
+        self->applied.row[self->forecast.member[first + k].worker]->inbox.folded = true;
     self->n_folded += n;
     self->stats.folded += n;
 }
@@ -762,13 +642,13 @@ static void unfold(psd_engine_t *self, psd_actions_t *out)
 {
     assert(!self->n_folding && "the log waits for threads");
     for (uint32_t i = 0; i < self->n_folded; i++) {
-        worker_t *w = self->worker[self->forecast.member[i].worker];
+        psd_applied_row_t *w = self->applied.row[self->forecast.member[i].worker];
         if (!w || !w->inbox.folded)
             continue;
         self->stats.asked_again++;
-        drop_open_clock(self, w);
+        psd_applied_drop_open(&self->applied, w);
         w->is_again = true;
-        if (w->standing == MEMBER && w->peer)
+        if (w->standing == PSD_MEMBER && w->peer)
             send_progress(self, w, 0, out);
     }
     if (self->n_folded)
@@ -814,9 +694,11 @@ void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, ps
 /* A step of a shard without chunks, or a round without a step: all members continue. */
 static void finish_at_once(psd_engine_t *self, uint64_t now_ms, bool stepped, psd_actions_t *out)
 {
-    for (uint32_t i = 0; i < self->n_rows; i++)
-        if (self->worker[i] && self->worker[i]->standing == MEMBER && self->worker[i]->peer && !self->worker[i]->owed)
-            send_unchanged(self, self->worker[i], out);
+    for (uint32_t i = 0; i < self->applied.n_rows; i++) {
+        const psd_applied_row_t *w = psd_applied_attached(&self->applied, i);
+        if (w && !w->owed)
+            send_unchanged(self, w, out);
+    }
     step_finished(self, now_ms, stepped, out);
 }
 
@@ -837,7 +719,7 @@ static void on_totals(psd_engine_t *self, const psd_heard_t *in)
 /* ---- gradients that are not finite ---- */
 
 /* Note in self->bad the worker and the tensor, as far as they are known here. */
-static void note_bad(psd_engine_t *self, const worker_t *w)
+static void note_bad(psd_engine_t *self, const psd_applied_row_t *w)
 {
     const char *tensor = "";
     if (w->inbox.bad_chunk)
@@ -852,9 +734,11 @@ static void tell_failure(psd_engine_t *self, psd_actions_t *out)
 {
     if (self->failure.refusal == PSD_REFUSAL_HOPELESS && !*self->bad)
         return;
-    for (uint32_t i = 0; i < self->n_rows; i++)
-        if (self->worker[i] && self->worker[i]->standing == MEMBER && self->worker[i]->peer)
-            refuse(self, self->worker[i]->peer, self->failure.refusal, out, "%s", self->failure.why);
+    for (uint32_t i = 0; i < self->applied.n_rows; i++) {
+        const psd_applied_row_t *w = psd_applied_attached(&self->applied, i);
+        if (w)
+            refuse(self, w->peer, self->failure.refusal, out, "%s", self->failure.why);
+    }
 }
 
 static void begin_failure(psd_engine_t *self, psd_refusal_t refusal, const char *why, psd_actions_t *out)
@@ -900,9 +784,9 @@ static void count_skipped(psd_engine_t *self, const psd_round_t *round, psd_acti
     bool any = false;
     if (round->apply)
         self->skipped = 0;
-    for (uint32_t i = 0; !round->apply && i < self->n_rows; i++) {
-        const worker_t *w = self->worker[i];
-        if (!w || w->standing != MEMBER || !w->inbox.complete || !w->inbox.samples)
+    for (uint32_t i = 0; !round->apply && i < self->applied.n_rows; i++) {
+        const psd_applied_row_t *w = psd_applied_member(&self->applied, i);
+        if (!w || !w->inbox.complete || !w->inbox.samples)
             continue;
         any = true;
         /* A gradient that no codec can encode, or that gives no vote, is pushed as 0; only the worker's report tells of it. */
@@ -916,7 +800,7 @@ static void count_skipped(psd_engine_t *self, const psd_round_t *round, psd_acti
 
 /* ---- pushes that are steps of their own ---- */
 
-static void count_staleness(psd_engine_t *self, worker_t *w, uint64_t staleness)
+static void count_staleness(psd_engine_t *self, psd_applied_row_t *w, uint64_t staleness)
 {
     uint32_t bucket = 0;
     while (bucket + 1 < PSD_STALENESS_BUCKETS && staleness > (bucket ? 1u << (bucket - 1) : 0))
@@ -925,24 +809,24 @@ static void count_staleness(psd_engine_t *self, worker_t *w, uint64_t staleness)
     self->stats.staleness_sum += staleness;
     if (staleness > self->stats.staleness_max)
         self->stats.staleness_max = staleness;
-    w->facts.staleness = staleness;
+    w->staleness = staleness;
 }
 
 /* A push that makes no step, because it is too old or rejected: answer it with the present weights. */
-static void answer_without_step(psd_engine_t *self, worker_t *w, psd_refusal_t why, psd_actions_t *out)
+static void answer_without_step(psd_engine_t *self, psd_applied_row_t *w, psd_refusal_t why, psd_actions_t *out)
 {
     if (why)
         self->stats.rejected[why]++;
-    close_next_clock(self, w);
+    psd_applied_close_next(&self->applied, w);
     if (!may_pull(self, w))
-        owe(self, w, true);
+        psd_applied_owe(&self->applied, w, true);
     else if (why == PSD_REFUSAL_STALE)
         send_all_weights(self, w, out);
     else
         send_unchanged(self, w, out);
 }
 
-static void reject_nonfinite(psd_engine_t *self, worker_t *w, psd_actions_t *out)
+static void reject_nonfinite(psd_engine_t *self, psd_applied_row_t *w, psd_actions_t *out)
 {
     note_bad(self, w);
     psd_actions_log(out, PSD_LEVEL_WARN, "gradient.nonfinite",
@@ -953,12 +837,12 @@ static void reject_nonfinite(psd_engine_t *self, worker_t *w, psd_actions_t *out
     answer_without_step(self, w, PSD_REFUSAL_NONFINITE, out);
 }
 
-static void step_push(psd_engine_t *self, uint64_t now_ms, worker_t *w, const psd_progress_t *p, psd_actions_t *out)
+static void step_push(psd_engine_t *self, uint64_t now_ms, psd_applied_row_t *w, const psd_progress_t *p, psd_actions_t *out)
 {
     self->stepping_for = w;
     start_update(self, &w, 1, w->inbox.samples, self->lr * self->config.mode->rate(p), false,
                  psd_clip_scale(&self->config.clip, w->inbox.whole_norm2), out);
-    close_next_clock(self, w);
+    psd_applied_close_next(&self->applied, w);
     self->stats.rounds++;
     if (!self->update.open) {
         send_unchanged(self, w, out);
@@ -969,13 +853,12 @@ static void step_push(psd_engine_t *self, uint64_t now_ms, worker_t *w, const ps
 static void start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     const psd_mode_t *mode = self->config.mode;
-    while (self->n_queued && !self->update.open) {
-        worker_t *w = self->worker[*queued(self, 0)];
-        const bool here = w->standing == MEMBER && w->inbox.complete;
+    for (psd_applied_row_t *w; (w = psd_applied_front(&self->applied)) && !self->update.open;) {
+        const bool here = w->standing == PSD_MEMBER && w->inbox.complete;
         const psd_progress_t p = here ? look(self, w) : (psd_progress_t){ 0 };
         if (here && !mode->may_step(&p))
             return;
-        leave_front(self);
+        psd_applied_leave_front(&self->applied);
         if (!here)
             continue;
         count_staleness(self, w, p.staleness);
@@ -996,55 +879,40 @@ static void start_queued_push(psd_engine_t *self, uint64_t now_ms, psd_actions_t
 
 /* ---- the coordinator's log ---- */
 
-static worker_t *worker_row(psd_engine_t *self, uint32_t id)
-{
-    if (!self->worker[id]) {
-        worker_t *w = calloc(1, sizeof *w);
-        assert(w && "no memory for a worker's row");
-        w->id = id;
-        self->worker[id] = w;
-        self->n_rows = id < self->n_rows ? self->n_rows : id + 1;
-    }
-    return self->worker[id];
-}
-
 static void install_view(psd_engine_t *self, const psd_round_t *round)
 {
     self->view_id = round->view_id;
     self->world = round->n_members;
-    for (uint32_t i = 0; i < self->n_rows; i++)
-        if (self->worker[i])
-            self->worker[i]->stays = false;
+    for (uint32_t i = 0; i < self->applied.n_rows; i++)
+        if (psd_applied_member(&self->applied, i))
+            self->applied.row[i]->stays = false;
     for (uint32_t r = 0; r < round->n_members; r++) {
         const psd_member_t *m = &round->member[r];
-        worker_t *w = worker_row(self, m->worker);
+        psd_applied_row_t *w = psd_applied_row(&self->applied, m->worker);
         w->stays = true;
         w->rank = r;
         if (w->incarnation != m->incarnation || w->nonce != m->nonce)
             w->peer = PSD_PEER_NONE; /* no process has attached, or a different one */
-        if (w->incarnation != m->incarnation || w->standing != MEMBER) {
-            drop_open_clock(self, w);
+        if (w->incarnation != m->incarnation || w->standing != PSD_MEMBER) {
+            psd_applied_drop_open(&self->applied, w);
             w->incarnation = m->incarnation;
             w->logged = m->incarnation;
             w->nonce = m->nonce;
-            w->standing = MEMBER;
+            w->standing = PSD_MEMBER;
             w->in_vain = 0;
             const psd_progress_t p = look(self, w);
             w->applied = self->config.mode->joins_at(&p);
-            owe(self, w, true);
+            psd_applied_owe(&self->applied, w, true);
             /* The residuals of older lives are lost, unless this run has just begun from a checkpoint that holds them. */
             if (self->clock && keeps_of_gradients(self) && psd_shard_parts(self->shard) && !w->has_saved)
                 self->stats.residual_resets++;
         }
         psd_inbox_size(&w->inbox, self->n_parts);
     }
-    for (uint32_t i = 0; i < self->n_rows; i++)
-        if (self->worker[i] && self->worker[i]->standing == MEMBER && !self->worker[i]->stays) {
-            drop_open_clock(self, self->worker[i]);
-            owe(self, self->worker[i], false);
-            self->worker[i]->standing = GONE;
-        }
-    find_slowest(self);
+    for (uint32_t i = 0; i < self->applied.n_rows; i++)
+        if (psd_applied_member(&self->applied, i) && !self->applied.row[i]->stays)
+            psd_applied_leave(&self->applied, self->applied.row[i]);
+    psd_applied_find_slowest(&self->applied);
 }
 
 static double rate_of_round(const psd_engine_t *self)
@@ -1057,12 +925,12 @@ static double rate_of_round(const psd_engine_t *self)
  * may continue with the next. */
 static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *round, bool waits, psd_actions_t *out)
 {
-    worker_t **contributor = calloc(round->n_contributors + 1, sizeof *contributor);
+    psd_applied_row_t **contributor = calloc(round->n_contributors + 1, sizeof *contributor);
     assert(contributor && "no memory for a round's contributors");
     uint64_t total = 0;
     uint32_t n = 0;
     for (uint32_t k = 0; k < round->n_contributors; k++) {
-        worker_t *w = self->worker[round->contributor[k].worker];
+        psd_applied_row_t *w = self->applied.row[round->contributor[k].worker];
         assert(w && w->inbox.complete && w->incarnation == round->contributor[k].incarnation &&
                "the coordinator counts only pushes that every shard holds");
         contributor[n++] = w;
@@ -1083,17 +951,18 @@ static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round
     self->gathered.is_last = waits;
     self->clock = round->clock;
     self->stats.rounds++;
-    for (uint32_t i = 0; i < self->n_rows; i++) {
-        if (self->worker[i] && self->worker[i]->standing == MEMBER)
-            close_clock(self, self->worker[i], round->clock);
-        else if (self->worker[i])
-            forget_saved(self, self->worker[i]);
+    for (uint32_t i = 0; i < self->applied.n_rows; i++) {
+        psd_applied_row_t *w = self->applied.row[i];
+        if (psd_applied_member(&self->applied, i))
+            psd_applied_close(&self->applied, w, round->clock);
+        else if (w)
+            psd_applied_forget_saved(w);
     }
     install_view(self, round);
     /* This step also serves new members, part by part with the others. */
-    for (uint32_t i = 0; self->update.open && i < self->n_rows; i++)
-        if (self->worker[i] && self->worker[i]->standing == MEMBER && self->worker[i]->peer)
-            owe(self, self->worker[i], false);
+    for (uint32_t i = 0; self->update.open && i < self->applied.n_rows; i++)
+        if (psd_applied_attached(&self->applied, i))
+            psd_applied_owe(&self->applied, self->applied.row[i], false);
     end_pass(self, now_ms, out); /* without chunks a pass is over at once */
     if (!self->update.open)
         finish_at_once(self, now_ms, round->apply && !waits, out);
@@ -1116,49 +985,10 @@ static void take_forecast(psd_engine_t *self, const psd_heard_t *in)
 
 /* ---- snapshots for followers ---- */
 
-static void drop_parts(psd_buf_t ***parts, uint32_t n)
-{
-    for (uint32_t p = 0; *parts && p < n; p++)
-        psd_buf_unref(&(*parts)[p]);
-    free(*parts);
-    *parts = NULL;
-}
-
-static void drop_snapshot(psd_engine_t *self)
-{
-    const uint32_t n = self->shard ? psd_shard_parts(self->shard) : 0;
-    drop_parts(&self->snapshot.weights, n);
-    drop_parts(&self->snapshot.slow, n);
-}
-
-/* Keep the weights as they are now: by reference, which makes the next step copy them before it writes. Slow weights are copied. No
- * step runs while an entry of the log is carried out. If there are no values yet, or no memory, the snapshot has a number but
- * nothing to read. */
-static void take_snapshot(psd_engine_t *self, uint64_t now_ms, uint64_t number)
-{
-    drop_snapshot(self);
-    self->snapshot.number = number;
-    self->snapshot.version = self->version;
-    self->snapshot.used_ms = now_ms;
-    if (!is_started(self))
-        return;
-    const uint32_t n = psd_shard_parts(self->shard);
-    const bool has_slow = psd_groups_have_slow(&self->config.groups);
-    bool ok = (self->snapshot.weights = calloc(n + 1, sizeof *self->snapshot.weights)) != NULL;
-    ok = ok && (!has_slow || (self->snapshot.slow = calloc(n + 1, sizeof *self->snapshot.slow)));
-    for (uint32_t p = 0; ok && p < n; p++) {
-        self->snapshot.weights[p] = psd_buf_ref(psd_shard_weights(self->shard, p));
-        ok = !has_slow || (self->snapshot.slow[p] = psd_shard_slow(self->shard, p));
-    }
-    if (!ok)
-        drop_snapshot(self);
-}
-
 /* A follower asks for parts of a snapshot. If the snapshot is still to come, there is no answer: the follower asks again. */
 static void on_read(psd_engine_t *self, const psd_heard_t *in)
 {
     const psd_msg_t *msg = in->msg;
-    psd_buf_t *const *parts = msg->code & PSD_READ_SLOW && self->snapshot.slow ? self->snapshot.slow : self->snapshot.weights;
     if (msg->clock > self->snapshot.number)
         return;
     if (msg->parts != self->n_parts) {
@@ -1167,18 +997,17 @@ static void on_read(psd_engine_t *self, const psd_heard_t *in)
             ->seq = msg->seq;
         return;
     }
-    const bool has = msg->clock == self->snapshot.number && parts;
-    self->snapshot.used_ms = has ? in->now_ms : self->snapshot.used_ms;
+    psd_buf_t *const *parts = psd_snapshot_read(&self->snapshot, in->now_ms, msg->clock, (msg->code & PSD_READ_SLOW) != 0);
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
         if (!psd_bitmap_get(in->payload->data, p))
             continue;
-        psd_msg_t *values = send_to(self, in->from, PSD_MSG_VALUES, has ? parts[p] : NULL, in->out);
+        psd_msg_t *values = send_to(self, in->from, PSD_MSG_VALUES, parts ? parts[p] : NULL, in->out);
         values->seq = msg->seq;
         values->clock = msg->clock;
         values->part = p;
         values->parts = self->n_parts;
         values->version = self->snapshot.version;
-        if (!has)
+        if (!parts)
             return;
         values->n_elements = psd_shard_elements(self->shard, p);
         values->dtype = PSD_DTYPE_F32;
@@ -1217,7 +1046,8 @@ static void on_command(psd_engine_t *self, const psd_heard_t *in)
         pay_debts(self, in->out);
     }
     if (in->msg->code & PSD_COMMAND_SNAPSHOT)
-        take_snapshot(self, in->now_ms, in->msg->seq);
+        psd_snapshot_take(&self->snapshot, in->now_ms, in->msg->seq, self->version, is_started(self) ? self->shard : NULL,
+                          psd_groups_have_slow(&self->config.groups));
     send_state(self, in->now_ms, in->out);
     tend_residuals(self, in->now_ms, in->out);
     start_queued_push(self, in->now_ms, in->out); /* which a pause held up */
@@ -1368,25 +1198,25 @@ static void on_welcome(psd_engine_t *self, const psd_heard_t *in)
  * entry is kept until the log admits a worker, and dropped then if it is not that worker's. */
 static void on_attach(psd_engine_t *self, const psd_heard_t *in)
 {
-    worker_t *w = worker_row(self, in->msg->worker);
-    if (in->msg->incarnation < w->logged || (in->msg->incarnation == w->logged && w->standing != MEMBER)) {
+    psd_applied_row_t *w = psd_applied_row(&self->applied, in->msg->worker);
+    if (in->msg->incarnation < w->logged || (in->msg->incarnation == w->logged && w->standing != PSD_MEMBER)) {
         fence(self, in->from, in->msg, in->out);
         return;
     }
-    if (w->standing == MEMBER && in->msg->incarnation > w->incarnation) {
+    if (w->standing == PSD_MEMBER && in->msg->incarnation > w->incarnation) {
         psd_msg_t *wait = send_to(self, in->from, PSD_MSG_WAIT, NULL, in->out);
         wait->worker = in->msg->worker;
         snprintf(wait->text, sizeof wait->text, "shard %u waits for worker %u's older incarnation to be given up", self->index,
                  in->msg->worker);
         return;
     }
-    if (w->standing == MEMBER && in->msg->seq != w->nonce) {
+    if (w->standing == PSD_MEMBER && in->msg->seq != w->nonce) {
         refuse(self, in->from, PSD_REFUSAL_WORKER, in->out,
                "worker %u is another process: the number drawn at its start is not yours", in->msg->worker);
         return;
     }
-    if (w->standing != MEMBER) {
-        w->standing = PENDING;
+    if (w->standing != PSD_MEMBER) {
+        w->standing = PSD_PENDING;
         w->incarnation = in->msg->incarnation;
         w->nonce = in->msg->seq;
     }
@@ -1403,17 +1233,17 @@ static void on_attach(psd_engine_t *self, const psd_heard_t *in)
 
 /* The sender's row, if the message comes from the session of a current member; otherwise it is answered and
  * NULL. */
-static worker_t *member_for(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
+static psd_applied_row_t *member_for(psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, psd_actions_t *out)
 {
-    worker_t *w = self->worker[msg->worker];
-    if (w && w->standing == MEMBER && msg->incarnation == w->incarnation) {
+    psd_applied_row_t *w = self->applied.row[msg->worker];
+    if (w && w->standing == PSD_MEMBER && msg->incarnation == w->incarnation) {
         if (w->peer == from)
             return w;
         refuse(self, from, PSD_REFUSAL_SESSION, out, "shard %u knows no session of worker %u on this connection: attach first",
                self->index, msg->worker);
         return NULL;
     }
-    bool early = !w || msg->incarnation > w->incarnation || w->standing == PENDING;
+    bool early = !w || msg->incarnation > w->incarnation || w->standing == PSD_PENDING;
     if (early)
         self->stats.rejected[PSD_REFUSAL_VIEW]++; /* the log will admit it; its probes ask again */
     else
@@ -1440,7 +1270,7 @@ static void on_init(psd_engine_t *self, const psd_heard_t *in)
         return;
     }
     psd_shard_set_array(self->shard, array, part, in->payload->data);
-    if (psd_seeding_came(&self->seeding, self->shard, part) && can_be_asked(self->worker[self->seeding.worker]))
+    if (psd_seeding_came(&self->seeding, self->shard, part) && psd_applied_attached(&self->applied, self->seeding.worker))
         widen_seeding(self, in->now_ms, in->out);
     if (is_started(self)) {
         psd_actions_log(in->out, PSD_LEVEL_INFO, "shard.started", "worker=%u chunks=%u", in->msg->worker,
@@ -1451,7 +1281,7 @@ static void on_init(psd_engine_t *self, const psd_heard_t *in)
 }
 
 /* Send the list of parts of the worker's open clock that have not arrived, as the answer to probe `seq` (0: unasked). */
-static void send_progress(psd_engine_t *self, const worker_t *w, uint64_t seq, psd_actions_t *out)
+static void send_progress(psd_engine_t *self, const psd_applied_row_t *w, uint64_t seq, psd_actions_t *out)
 {
     psd_buf_t *lacking = psd_inbox_lacking(&w->inbox);
     psd_msg_t *msg = send_to_worker(self, w, PSD_MSG_PROGRESS, lacking, out);
@@ -1461,7 +1291,7 @@ static void send_progress(psd_engine_t *self, const worker_t *w, uint64_t seq, p
 }
 
 /* Request one damaged part again. Others that have not arrived may be on their way; a probe will tell. */
-static void want_again(psd_engine_t *self, const worker_t *w, uint32_t part, psd_actions_t *out)
+static void want_again(psd_engine_t *self, const psd_applied_row_t *w, uint32_t part, psd_actions_t *out)
 {
     psd_buf_t *wanted = psd_inbox_lacking(&w->inbox);
     memset(wanted->data, 0, wanted->n_bytes);
@@ -1470,14 +1300,10 @@ static void want_again(psd_engine_t *self, const worker_t *w, uint32_t part, psd
     psd_buf_unref(&wanted);
 }
 
-static void on_complete(psd_engine_t *self, uint64_t now_ms, worker_t *w, psd_actions_t *out)
+static void on_complete(psd_engine_t *self, uint64_t now_ms, psd_applied_row_t *w, psd_actions_t *out)
 {
     self->stats.pushes++;
-    w->facts.pushes += !w->is_again;
-    w->facts.samples += w->is_again ? 0 : w->inbox.samples;
-    w->facts.loss = w->inbox.loss;
-    w->facts.last_push_ms = now_ms;
-    self->n_complete++;
+    psd_applied_complete(&self->applied, w, now_ms);
     const psd_progress_t p = look(self, w);
     const psd_push_t verdict = self->config.mode->whole_push(&p);
     if (psd_mode_has_rounds(self->config.mode)) {
@@ -1487,12 +1313,12 @@ static void on_complete(psd_engine_t *self, uint64_t now_ms, worker_t *w, psd_ac
         tell_complete(self, now_ms, out);
         return;
     }
-    enter_queue(self, w);
+    psd_applied_enqueue(&self->applied, w);
     start_queued_push(self, now_ms, out);
 }
 
 /* Checks of one push that need the shard's knowledge. False when it was answered or dropped. */
-static bool push_is_good(psd_engine_t *self, psd_peer_t from, worker_t *w, const psd_msg_t *msg, psd_actions_t *out)
+static bool push_is_good(psd_engine_t *self, psd_peer_t from, psd_applied_row_t *w, const psd_msg_t *msg, psd_actions_t *out)
 {
     if (msg->clock <= w->applied) {
         self->stats.rejected[PSD_REFUSAL_DUPLICATE]++;
@@ -1549,7 +1375,7 @@ static uint32_t inspect(const psd_buf_t *payload, size_t n_elements, bool proven
 
 /* Check a payload of the right size: compute its sum of squares and, if that is not finite, the number of the first bad chunk,
  * among the shard's, from 1. False, after an answer, if it was damaged on the way or cannot be decoded. */
-static bool look_into(psd_engine_t *self, const psd_heard_t *in, worker_t *w, double *norm2, uint32_t *bad)
+static bool look_into(psd_engine_t *self, const psd_heard_t *in, psd_applied_row_t *w, double *norm2, uint32_t *bad)
 {
     const psd_coding_t *coding = &self->config.codings.push;
     const uint32_t part = in->msg->part;
@@ -1583,7 +1409,7 @@ static bool look_into(psd_engine_t *self, const psd_heard_t *in, worker_t *w, do
 
 static void on_push(psd_engine_t *self, const psd_heard_t *in)
 {
-    worker_t *w = member_for(self, in->from, in->msg, in->out);
+    psd_applied_row_t *w = member_for(self, in->from, in->msg, in->out);
     if (!w || !is_started(self) || !push_is_good(self, in->from, w, in->msg, in->out))
         return;
     double norm2;
@@ -1599,7 +1425,7 @@ static void on_push(psd_engine_t *self, const psd_heard_t *in)
  * alone does not cause anything to be sent again; a worker that still misses something after the answer reports that. */
 static void on_probe(psd_engine_t *self, const psd_heard_t *in)
 {
-    worker_t *w = member_for(self, in->from, in->msg, in->out);
+    psd_applied_row_t *w = member_for(self, in->from, in->msg, in->out);
     if (!w)
         return;
     if (!is_started(self)) {
@@ -1628,7 +1454,7 @@ static void on_probe(psd_engine_t *self, const psd_heard_t *in)
 
 static void on_pull_slow(psd_engine_t *self, const psd_heard_t *in)
 {
-    worker_t *w = member_for(self, in->from, in->msg, in->out);
+    psd_applied_row_t *w = member_for(self, in->from, in->msg, in->out);
     if (!w || !is_started(self) || self->update.open || in->msg->parts != self->n_parts)
         return;
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
@@ -1650,7 +1476,7 @@ static void on_pull_slow(psd_engine_t *self, const psd_heard_t *in)
 /* A worker that resumes from a checkpoint requests its residual from there. */
 static void on_residual_wanted(psd_engine_t *self, const psd_heard_t *in)
 {
-    worker_t *w = member_for(self, in->from, in->msg, in->out);
+    psd_applied_row_t *w = member_for(self, in->from, in->msg, in->out);
     if (!w || !is_started(self) || in->msg->parts != self->n_parts)
         return;
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
@@ -1671,7 +1497,7 @@ static void on_residual_wanted(psd_engine_t *self, const psd_heard_t *in)
 static void on_residual(psd_engine_t *self, const psd_heard_t *in)
 {
     const psd_msg_t *msg = in->msg;
-    const worker_t *w = member_for(self, in->from, msg, in->out);
+    const psd_applied_row_t *w = member_for(self, in->from, msg, in->out);
     if (!w || !self->saver.awaits_residuals)
         return;
     if (!in->payload) {
@@ -1782,9 +1608,9 @@ static void want_residuals(psd_engine_t *self, psd_save_point_t *point, uint32_t
     if (!self->config.saves_residuals || !keeps_of_gradients(self) || !psd_shard_parts(self->shard))
         return;
     psd_residuals_begin(&self->residuals, self->shard);
-    for (uint32_t i = 0; i < self->n_rows; i++) {
-        const worker_t *w = self->worker[i];
-        if (!w || w->standing != MEMBER || !w->applied)
+    for (uint32_t i = 0; i < self->applied.n_rows; i++) {
+        const psd_applied_row_t *w = psd_applied_member(&self->applied, i);
+        if (!w || !w->applied)
             continue;
         psd_residuals_add(&self->residuals, w->id, w->incarnation, w->applied);
         residual_of[point->n_residuals++] = w->id;
@@ -1800,8 +1626,8 @@ static void tend_residuals(psd_engine_t *self, uint64_t now_ms, psd_actions_t *o
         return;
     for (uint32_t i = 0; i < residuals->n; i++) {
         const psd_residual_row_t *row = &residuals->row[i];
-        const worker_t *w = self->worker[row->worker];
-        if (!row->is_over && (w->standing != MEMBER || w->incarnation != row->incarnation))
+        const psd_applied_row_t *w = psd_applied_member(&self->applied, row->worker);
+        if (!row->is_over && (!w || w->incarnation != row->incarnation))
             psd_residuals_leave_out(residuals, row->worker, row->incarnation);
     }
     for (const psd_residual_row_t *row; (row = psd_residuals_silent(residuals, now_ms));) {
@@ -1812,9 +1638,10 @@ static void tend_residuals(psd_engine_t *self, uint64_t now_ms, psd_actions_t *o
         psd_residuals_leave_out(residuals, row->worker, row->incarnation);
     }
     const psd_residual_row_t *ask = psd_residuals_ask(residuals, now_ms);
-    if (ask && self->worker[ask->worker]->peer) {
+    const psd_applied_row_t *asked = ask ? psd_applied_attached(&self->applied, ask->worker) : NULL;
+    if (asked) {
         psd_buf_t *map = psd_payload_copy(residuals->wanted, psd_bitmap_bytes(self->n_parts));
-        send_to_worker(self, self->worker[ask->worker], PSD_MSG_RESIDUAL_WANTED, map, out)->clock = ask->clock;
+        send_to_worker(self, asked, PSD_MSG_RESIDUAL_WANTED, map, out)->clock = ask->clock;
         psd_buf_unref(&map);
     }
     if (psd_residuals_is_over(residuals))
@@ -1831,17 +1658,18 @@ void psd_engine_residual_saved(psd_engine_t *self, uint64_t now_ms, psd_actions_
 void psd_engine_residual_loaded(psd_engine_t *self, uint64_t now_ms, uint32_t worker, psd_buf_t **part, const char *failure,
                                 psd_actions_t *out)
 {
-    worker_t *w = self->worker[worker];
+    psd_applied_row_t *w = self->applied.row[worker];
     self->n_loading--;
     w->is_loading = false;
     w->kept = part;
+    w->n_kept = part ? psd_shard_parts(self->shard) : 0;
     if (failure) {
         psd_actions_log(out, PSD_LEVEL_WARN, "residual.damaged", "worker=%u reason=\"%s\" effect=\"it starts without one\"", worker,
                         failure);
         self->stats.residual_resets++;
     }
     if (failure || !w->has_saved) /* too late: it has continued as another life */
-        forget_saved(self, w);
+        psd_applied_forget_saved(w);
     if (!start_over_if_due(self, now_ms, out))
         pay_debts(self, out);
 }
@@ -1862,8 +1690,8 @@ static void begin_save(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
                                .residual_of = residual_of };
     if (self->update.open || !is_started(self) || !psd_saver_may_begin(&self->saver, clock))
         return;
-    for (uint32_t i = 0; i < self->n_rows; i++) {
-        const worker_t *w = self->worker[i];
+    for (uint32_t i = 0; i < self->applied.n_rows; i++) {
+        const psd_applied_row_t *w = self->applied.row[i];
         if (w && (w->logged || w->resumes_at)) /* a worker that has attached but is not a member has pushed nothing */
             applied[point.n_applied++] =
                 (psd_member_t){ .worker = i, .incarnation = w->logged, .samples = w->logged ? w->applied : w->resumes_at };
@@ -1924,13 +1752,7 @@ int psd_engine_restore(psd_engine_t *self, const psd_tensor_list_t *model, psd_e
 /* As if it had just been made: no model, no members, no round. */
 static void forget_everything(psd_engine_t *self)
 {
-    for (uint32_t i = 0; i < self->n_rows; i++)
-        if (self->worker[i]) {
-            forget_saved(self, self->worker[i]);
-            psd_inbox_clear(&self->worker[i]->inbox);
-            free(self->worker[i]);
-            self->worker[i] = NULL;
-        }
+    psd_applied_clear(&self->applied);
     for (uint32_t i = 0; i < self->n_early; i++)
         psd_buf_unref(&self->early[i].payload);
     psd_update_clear(&self->update);
@@ -1940,14 +1762,13 @@ static void forget_everything(psd_engine_t *self)
     psd_saver_clear(&self->saver);
     psd_residuals_clear(&self->residuals);
     psd_seeding_clear(&self->seeding);
-    drop_snapshot(self);
-    memset(&self->snapshot, 0, sizeof self->snapshot);
+    psd_snapshot_clear(&self->snapshot);
     psd_shard_destroy(&self->shard);
     psd_partition_clear(&self->map);
     psd_tensors_clear(&self->model);
     free(self->group_of);
     self->group_of = NULL;
-    self->n_early = self->n_queued = self->n_rows = self->n_owed = self->n_complete = self->told.n = 0;
+    self->n_early = self->told.n = 0;
     self->clock = self->version = self->samples = self->log_done = 0;
     self->restoring = self->restore_failed = self->held = false;
 }
@@ -1968,10 +1789,10 @@ void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, const char *failur
         self->saver.saved = point->clock + 1;
         psd_seeding_set_all(&self->seeding);
         for (uint32_t i = 0; i < point->n_applied; i++)
-            worker_row(self, point->applied[i].worker)->resumes_at = point->applied[i].samples;
+            psd_applied_row(&self->applied, point->applied[i].worker)->resumes_at = point->applied[i].samples;
         self->restored_clock = point->clock;
         for (uint32_t i = 0; self->config.saves_residuals && keeps_of_gradients(self) && i < point->n_residuals; i++)
-            worker_row(self, point->residual_of[i])->has_saved = psd_shard_parts(self->shard) != 0;
+            psd_applied_row(&self->applied, point->residual_of[i])->has_saved = psd_shard_parts(self->shard) != 0;
         psd_actions_log(out, PSD_LEVEL_INFO, "shard.restored", "clock=%" PRIu64 " version=%" PRIu64, self->clock, self->version);
     } else {
         self->restore_failed = true; /* the coordinator names an older checkpoint */
@@ -2076,8 +1897,7 @@ void psd_engine_tick(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
     if (now_ms < self->state_sent_ms + STATE_EVERY_MS)
         return;
     self->state_sent_ms = now_ms;
-    if (self->snapshot.weights && now_ms >= self->snapshot.used_ms + SNAPSHOT_MS)
-        drop_snapshot(self);
+    psd_snapshot_tick(&self->snapshot, now_ms);
     if (self->leaving_run || self->restoring)
         return;
     if (self->welcomed) {
@@ -2175,14 +1995,18 @@ uint64_t psd_engine_elements(const psd_engine_t *self) { return self->shard ? se
 
 bool psd_engine_worker(const psd_engine_t *self, uint32_t id, psd_engine_worker_t *out)
 {
-    const worker_t *w = id < PSD_MAX_WORKERS ? self->worker[id] : NULL;
-    if (!w || w->standing != MEMBER)
+    const psd_applied_row_t *w = id < PSD_MAX_WORKERS ? psd_applied_member(&self->applied, id) : NULL;
+    if (!w)
         return false;
-    *out = w->facts;
-    out->incarnation = w->incarnation;
-    out->applied = w->applied;
-    out->held = w->inbox.held;
-    out->parts = self->n_parts;
+    *out = (psd_engine_worker_t){ .incarnation = w->incarnation,
+                                  .applied = w->applied,
+                                  .pushes = w->pushes,
+                                  .samples = w->samples,
+                                  .loss = w->loss,
+                                  .held = w->inbox.held,
+                                  .parts = self->n_parts,
+                                  .staleness = w->staleness,
+                                  .last_push_ms = w->last_push_ms };
     return true;
 }
 

@@ -82,7 +82,7 @@ plant "start: what is inherited is not waited for" server/core/seeding.c \
 plant "start: a server that has begun with inherited state forgets its counts" server/core/shard.c \
     's/^        if \(updates_of\(self, c\)\)$/        if (updates_of(self, c) > 9)/'
 plant "follower: a shard gives another snapshot than it was asked for" server/core/engine.c \
-    's/const bool has = msg->clock == self->snapshot.number \&\& parts;/const bool has = parts;/; s/msg->clock > self->snapshot.number\)$/msg->clock > self->snapshot.number + 9999)/'
+    's/(psd_snapshot_read\(\&self->snapshot, in->now_ms, )msg->clock/\1self->snapshot.number/; s/msg->clock > self->snapshot.number\)$/msg->clock > self->snapshot.number + 9999)/'
 plant "save: a chunk is stepped before it is written" server/core/saver.c \
     's/work->preserve = work->part >= self->next/work->preserve = false/'
 plant "save: in asp a shard saves before all have held pushes" server/core/coordinator.c \
@@ -100,15 +100,15 @@ plant "fold: a round is decided otherwise than expected, and is not announced" s
 plant "fold: sums of a round that is announced to be another are kept" server/core/engine.c \
     's/^    if \(self->n_folded\)$/    if (self->n_folded > 99)/'
 plant "fold: what cannot be taken apart is not asked for again" server/core/engine.c \
-    's/^        drop_open_clock\(self, w\);$/        w->inbox.folded = false;/'
+    's/^        psd_applied_drop_open\(&self->applied, w\);$/        w->inbox.folded = false;/'
 plant "codec: a part that is asked for again is encoded again" worker/feedback.c \
     's/^    if \(!part->is_coded\)$/    psd_buf_unref(\&part->code.payload);/'
 plant "codec: what is not finite takes the residual with it" worker/feedback.c \
     's/^    return self->is_finite;$/    return self->is_finite || !memset(self->part[0][0].kept, 0, sizeof(float) * self->map->part[0][0].n);/'
 plant "residual: a checkpoint gets that of the exchange which is open" worker/feedback.c \
     's/(from = part->is_changed \&\& !with_open) \?/\1 \&\& !self ?/'
-plant "residual: what a worker had saved is given to it again when it has pushed" server/core/engine.c \
-    's/^    w->has_saved = false;$/    (void)0;/'
+plant "residual: what a worker had saved is given to it again when it has pushed" server/core/applied.c \
+    's/^    row->has_saved = false;$/    (void)0;/'
 plant "residual: what a checkpoint had is not taken" worker/feedback.c \
     's/^(    memcpy\(self->part\[s\]\[p\]\.kept, kept, ).*$/\10);/'
 exit $missed
