@@ -640,6 +640,42 @@ Test(report, numbers_that_workers_report_are_shown_in_their_places, .init = setu
     json_decref(history);
 }
 
+/* The newest point of /history has this number in this column. */
+static void expect_point(size_t column, double value)
+{
+    psd_report_publish(report, node, now, status);
+    cr_assert_eq(get("/history"), 200);
+    json_t *history = json_loads(strstr(reply, "\r\n\r\n"), 0, NULL), *rows = json_object_get(history, "rows");
+    const json_t *last = json_array_get(rows, json_array_size(rows) - 1);
+    cr_expect_eq(json_number_value(json_array_get(last, column)), value, "%s is %g, not %g",
+                 json_string_value(json_array_get(json_object_get(history, "columns"), column)),
+                 json_number_value(json_array_get(last, column)), value);
+    json_decref(history);
+}
+
+Test(report, a_point_of_the_history_is_that_of_the_last_step, .init = setup, .fini = teardown)
+{
+    push_all(0, (push_t){ .samples = 8, .gradient = NAN });
+    for (uint32_t w = 1; w < N; w++)
+        push_all(w, (push_t){ .samples = 8, .gradient = 1 });
+    for (uint32_t w = 0; w < N; w++)
+        push_all(w, (push_t){ .samples = 8, .loss = 0.75, .gradient = 1 });
+    /* The next round takes another rate, which the step before did not have. */
+    psd_msg_t set = message(PSD_MSG_SETTING, 0);
+    snprintf(set.text, sizeof set.text, "optimizer.lr");
+    set.value = 0.5;
+    say(0, &set, NULL, 0);
+    expect_point(1, 1); /* of two rounds, the first was skipped */
+    expect_point(2, 24);
+    expect_point(5, 0.75);
+    expect_point(7, 0.125);
+    for (uint32_t w = 0; w < N; w++) /* the command before gave this round its rate */
+        push_all(w, (push_t){ .samples = 8, .loss = 0.5, .gradient = 1 });
+    expect_point(1, 2);
+    expect_point(5, 0.5);
+    expect_point(7, 0.5);
+}
+
 Test(report, refusals_of_server_0_are_counted_with_those_of_its_shard, .init = setup, .fini = teardown)
 {
     psd_msg_t hello = message(PSD_MSG_HELLO, 0);
@@ -911,6 +947,38 @@ Test(report, a_checkpoint_is_said_to_be_under_way_or_to_fail, .init = setup_chec
     cr_expect_eq(number_of(json_object_get(page, "checkpoint"), "number"), 0, "the one before stays the newest");
 }
 
+Test(report, a_job_that_is_stopped_trains_until_its_last_checkpoint_is_safe, .init = setup_checkpoints, .fini = teardown)
+{
+    tick(100);
+    psd_actions_drop(&out, out.n);
+    psd_node_save_begun(node, now, &out);
+    for (uint32_t p = 0; p < PARTS; p++)
+        psd_node_part_saved(node, now, p, &out);
+    psd_node_saved(node, now, NULL, &out);
+    tick(100);
+    psd_actions_drop(&out, out.n);
+    psd_node_committed(node, now, 0, NULL, &out);
+    for (uint32_t w = 0; w < N; w++)
+        push_all(w, (push_t){ .samples = 1 });
+    psd_node_stop(node, now, &out);
+    tick(50);
+    look();
+    cr_expect_str_eq(json_string_value(json_object_get(page, "state")), "training");
+    cr_expect_str_eq(json_string_value(json_object_get(page, "reason")), "the last checkpoint (number 1)");
+    cr_expect_eq(metric("psd_job_state{state=\"stopped\"}"), 0);
+    psd_node_save_begun(node, now, &out);
+    for (uint32_t p = 0; p < PARTS; p++)
+        psd_node_part_saved(node, now, p, &out);
+    psd_node_saved(node, now, NULL, &out);
+    tick(50);
+    psd_node_committed(node, now, 1, NULL, &out);
+    tick(50);
+    look();
+    cr_expect_str_eq(json_string_value(json_object_get(page, "state")), "stopped");
+    cr_expect_eq(metric("psd_job_state{state=\"stopped\"}"), 1);
+    cr_expect_eq(metric("psd_job_state{state=\"finished\"}"), 0);
+}
+
 /* ---- present workers ---- */
 
 static void setup_drop(void)
@@ -959,6 +1027,18 @@ Test(report, a_lost_worker_is_listed_counted_and_no_longer_behind, .init = setup
     cr_expect_str_eq(alert(0), "worker 2 (host2) is lost; the others continue without it");
     cr_expect_eq(metric("psd_job_state{state=\"training\"}"), 1);
     cr_expect_eq(metric("psd_job_state{state=\"degraded\"}"), 0);
+}
+
+Test(report, of_two_workers_the_slow_one_is_compared_with_the_other, .init = setup_drop, .fini = teardown)
+{
+    lose_worker_2();
+    psd_msg_t beat = message(PSD_MSG_HEARTBEAT, 1);
+    say(1, &beat, NULL, 0);
+    play((const times_t[]){ { 0, 20, 2 }, { 0, 120, 2 }, { 0, UINT32_MAX, 0 } }, 600);
+    look();
+    cr_assert_eq(n_alerts(), 2);
+    cr_expect_str_eq(alert(0),
+                     "rounds wait for worker 1 (host1) 82 % of the time: it computes for 119 ms a push, others for 20 ms");
 }
 
 static void setup_leases(void)
