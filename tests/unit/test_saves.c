@@ -114,6 +114,45 @@ Test(saves, one_that_failed_leaves_the_one_before_and_is_tried_again_after_a_sec
                      "the last checkpoint could not be made (checkpoint.dir): server 1: full; the one before stays the newest");
 }
 
+/* Both servers save, and so does server 0 its manifest. */
+static void make(uint64_t now_ms, uint64_t clock)
+{
+    order(now_ms, clock);
+    shard_says(0, 0, clock + 1);
+    shard_says(1, 0, clock + 1);
+    cr_assert(psd_saves_note_manifest(&saves, now_ms + 50, clock, NULL, &out));
+}
+
+Test(saves, none_fails_any_more_once_one_is_safe, .init = setup, .fini = teardown)
+{
+    order(100, 6);
+    shard_says(1, PSD_SHARD_SAVE_FAILED, 0);
+    make(1100, 6);
+    cr_expect_not(psd_saves_is_failing(&saves));
+    cr_expect_not(psd_saves_has_failed_since(&saves, 0));
+    cr_expect(is_due(1150, 9), "without a pause");
+}
+
+Test(saves, one_that_was_asked_for_is_made_once, .init = setup, .fini = teardown)
+{
+    psd_saves_ask(&saves);
+    cr_expect(psd_saves_is_urgent(&saves));
+    make(100, 6);
+    cr_expect_not(psd_saves_is_urgent(&saves));
+    cr_expect_not(is_due(200, 8), "the next one is that of round 9");
+    cr_expect(is_due(200, 9));
+    psd_saves_ask(&saves);
+    psd_saves_unask(&saves);
+    cr_expect_not(is_due(200, 8));
+}
+
+Test(saves, one_is_newer_than_what_was_known_when_it_was_begun, .init = setup, .fini = teardown)
+{
+    make(100, 6);
+    cr_expect(psd_saves_is_newer(&saves, 100));
+    cr_expect_not(psd_saves_is_newer(&saves, 101), "it became safe at 150, without what came since 100");
+}
+
 Test(saves, a_failure_reported_before_the_order_does_not_belong_to_it, .init = setup, .fini = teardown)
 {
     order(100, 6);
