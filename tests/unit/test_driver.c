@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -24,9 +25,13 @@ static atomic_bool was_refused;      /* as the driver reports */
 static atomic_uint n_waiting;        /* lines on waiting, */
 static int waiting_level;            /* and the level and text of the last one */
 static char waiting[1500];
-static char malformed[256];       /* the line on a message that could not be read, */
-static atomic_bool was_bad;       /* and that it is there */
+/* The first line with the id `awaited`, without it, and that it is there. */
+static const char *awaited = "";
+static char line_said[600];
+static int level_said;
+static atomic_bool was_said;
 static uint64_t lease_ms = 60000; /* of the job */
+static const char *other = "";    /* the address of its second server; "": it has one */
 static psd_handover_t *handover;
 static psd_views_t *views;
 static psd_driver_t *driver;
@@ -43,10 +48,11 @@ static void send_to_worker(const psd_msg_t *msg, psd_buf_t *body)
 
 static void welcome(uint64_t nonce)
 {
-    psd_cluster_t cluster = {
-        .n_servers = 1, .settings = { .text = "x", .mode = "bsp", .optimizer = "sgd", .lease_ms = lease_ms, .part_elements = 4 }
-    };
+    psd_cluster_t cluster = { .n_servers = *other ? 2 : 1,
+                              .settings = {
+                                  .text = "x", .mode = "bsp", .optimizer = "sgd", .lease_ms = lease_ms, .part_elements = 4 } };
     memcpy(cluster.endpoint[0], at[0], sizeof at[0]);
+    snprintf(cluster.endpoint[1], sizeof cluster.endpoint[1], "%s", other);
     psd_buf_t *body = psd_body_of_cluster(&cluster);
     send_to_worker(&(psd_msg_t){ .kind = PSD_MSG_WELCOME,
                                  .protocol = PSD_PROTOCOL,
@@ -140,10 +146,10 @@ static void on_line(void *arg, int level, const char *id, const char *line)
     (void)arg;
     if (!strcmp(id, "join.refused"))
         was_refused = true;
-    if (!strcmp(id, "server.malformed") && !was_bad) {
-        cr_expect_eq(level, PSD_LEVEL_WARN);
-        snprintf(malformed, sizeof malformed, "%s", line);
-        was_bad = true;
+    if (!strcmp(id, awaited) && !was_said) {
+        level_said = level;
+        snprintf(line_said, sizeof line_said, "%s", line);
+        was_said = true;
     }
     if (strcmp(id, "worker.waiting"))
         return;
@@ -332,13 +338,69 @@ Test(driver, an_address_where_nothing_listens_is_told_as_it_is)
     cr_expect_str_eq(look().waiting, "no process listens at 127.0.0.1:1: connection refused");
 }
 
-Test(driver, a_message_that_cannot_be_read_is_told_with_its_server)
+/* Run the loop of server 0 until the driver says a line with this id, which begins with these words. */
+static void expect_line(const char *id, int level, const char *words)
 {
+    while (!was_said)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_eq(level_said, level, "%s", line_said);
+    cr_expect_eq(strncmp(line_said, words, strlen(words)), 0, "%s says %s", id, line_said);
+    was_said = false;
+}
+
+static void start_and_await(const char *id)
+{
+    awaited = id;
     start(at[0]);
     cr_assert_not_null(driver, "%s", err.text);
+}
+
+Test(driver, a_message_that_cannot_be_read_is_told_with_its_server)
+{
+    start_and_await("server.malformed");
     await_hello(0);
     psd_socket_send(server[0], worker, "nonsense", 8, NULL);
-    while (!was_bad)
+    expect_line("server.malformed", PSD_LEVEL_WARN, "server=0 reason=\"");
+}
+
+Test(driver, a_server_whose_address_is_none_is_unreachable)
+{
+    welcomes = 9;
+    other = "tcp://nowhere";
+    start_and_await("server.unreachable");
+    expect_line("server.unreachable", PSD_LEVEL_ERROR, "tcp://nowhere");
+    await_joined_again(0); /* the next welcome may name another address */
+}
+
+Test(driver, memory_of_another_machine_is_not_used)
+{
+    const psd_offer_t offer = { .name = "psd-of-another-machine", .token = { 5 } };
+    welcomes = 9;
+    start_and_await("memory.unavailable");
+    await_joined_again(0);
+    psd_buf_t *body = psd_body_of_offer(&offer);
+    send_to_worker(
+        &(psd_msg_t){ .kind = PSD_MSG_OFFER, .protocol = PSD_PROTOCOL, .job = welcomes, .worker = 1, .incarnation = welcomes },
+        body);
+    psd_buf_unref(&body);
+    expect_line("memory.unavailable", PSD_LEVEL_DEBUG, "server=0 reason=\"");
+    cr_expect_eq(look().phase, PSD_PHASE_JOINED);
+}
+
+Test(driver, a_worker_that_is_given_up_between_two_exchanges_is_told_by_the_descriptor)
+{
+    struct pollfd fd = { .fd = psd_handover_fd(handover), .events = POLLIN };
+    welcomes = 9;
+    start(at[0]);
+    cr_assert_not_null(driver, "%s", err.text);
+    await_joined_again(0);
+    cr_expect_eq(poll(&fd, 1, 0), 0);
+    send_to_worker(
+        &(psd_msg_t){
+            .kind = PSD_MSG_FENCED, .protocol = PSD_PROTOCOL, .job = welcomes, .worker = 1, .incarnation = welcomes, .text = "x" },
+        NULL);
+    while (look().phase != PSD_PHASE_FAILED)
         uv_run(&loop, UV_RUN_NOWAIT);
-    cr_expect_eq(strncmp(malformed, "server=0 reason=\"", 17), 0, "%s", malformed);
+    cr_expect_eq(poll(&fd, 1, 60000), 1);
+    cr_expect_eq(look().failure.code, PSD_EFENCED);
 }
