@@ -1434,3 +1434,212 @@ Test(session, a_reported_name_has_up_to_63_characters, .init = setup, .fini = te
     cr_expect_eq(sent(PSD_MSG_REPORT)->value, 2.5);
     cr_expect_eq(sent(PSD_MSG_REPORT)->seq, NONCE);
 }
+
+/* ---- residuals and checkpoints: a tensor of two weights on server 0, and one on server 1 unless that has none ---- */
+
+static uint32_t n_pair = 2; /* tensors */
+
+static void send_of(uint32_t server, uint64_t clock, uint32_t code, uint64_t saved)
+{
+    psd_msg_t msg = message(PSD_MSG_ATTACHED, RUN);
+    msg.shard = server;
+    msg.parts = msg.world = 1;
+    say_as(server, &msg, NULL, 0);
+    msg.kind = PSD_MSG_WEIGHTS;
+    msg.clock = clock;
+    msg.code = code;
+    msg.saved = saved;
+    const bool has = server < n_pair;
+    if (has) {
+        msg.n_elements = 2;
+        msg.dtype = PSD_DTYPE_F32;
+        msg.codec = PSD_CODEC_F32;
+        msg.checksum = psd_crc32c(pair[server], sizeof pair[server]);
+    }
+    say_as(server, &msg, has ? pair[server] : NULL, has ? sizeof pair[server] : 0);
+}
+
+/* The worker joins a job that continues after `clock`; the servers say with these codes what they have of it. */
+static void continue_at(uint64_t clock, uint32_t code_0, uint32_t code_1)
+{
+    uint8_t bytes[512];
+    psd_tensor_desc_t tensor[] = { { .name = "v", .n_dims = 1, .dim = { 2 }, .n_elements = 2 },
+                                   { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 } };
+    psd_tensor_list_t list = { .n = n_pair, .tensor = tensor };
+    codings.push = (psd_coding_t){ psd_codec_find("sign"), 0 };
+    psd_cluster_t cluster = { .n_servers = 2,
+                              .endpoint = { "tcp://here:1", "tcp://there:1" },
+                              .settings = { .text = "mode=bsp",
+                                            .mode = "bsp",
+                                            .optimizer = "sgd",
+                                            .lease_ms = 60000,
+                                            .part_elements = PSD_MAX_CHUNK,
+                                            .codings = codings,
+                                            .in_rounds = true,
+                                            .saves_residuals = true } };
+    session =
+        psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .read_groups = psd_groups_parse });
+    pass(0);
+    psd_msg_t msg = message(PSD_MSG_WELCOME, RUN);
+    msg.seq = NONCE;
+    say(&msg, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
+    cr_assert_eq(psd_session_register(session, now, &list, (float *const[]){ pair[0], pair[1] }, &out, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    send_of(0, clock, code_0, 0);
+    send_of(1, clock, code_1, 0);
+}
+
+/* A server's answer to the request for this worker's residual; NULL: it has none. */
+static void send_residual(uint32_t server, uint64_t seq, const float *residual)
+{
+    psd_msg_t msg = message(PSD_MSG_RESIDUAL, RUN);
+    msg.shard = server;
+    msg.seq = seq;
+    msg.parts = 1;
+    if (residual) {
+        msg.n_elements = 2;
+        msg.dtype = PSD_DTYPE_F32;
+        msg.codec = PSD_CODEC_F32;
+        msg.checksum = psd_crc32c(residual, 2 * sizeof *residual);
+    }
+    say_as(server, &msg, residual, residual ? 2 * sizeof *residual : 0);
+}
+
+static const float two_gradients[2][2] = { { 5, 6 }, { -1, 3 } };
+
+/* Push both gradients: the codes are those of a worker with these residuals, which then are those after it. */
+static void expect_codes(float residual[2][2])
+{
+    uint8_t code[16];
+    unsigned n = 0;
+    const float *const of[] = { two_gradients[0], two_gradients[1] };
+    cr_assert_eq(psd_session_exchange(session, now, of, 10, 1, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    for (size_t i = 0; i < out.n; i++) {
+        const uint32_t s = out.at[i].msg.shard;
+        if (out.at[i].act != PSD_ACT_SEND || out.at[i].msg.kind != PSD_MSG_PUSH || s >= n_pair)
+            continue;
+        psd_coding_encode(&codings.push, of[s], residual[s], 2, code);
+        cr_assert_eq(out.at[i].payload->n_bytes, psd_coding_bytes(&codings.push, 2));
+        cr_expect_arr_eq(out.at[i].payload->data, code, psd_coding_bytes(&codings.push, 2), "server %u", s);
+        n++;
+    }
+    cr_expect_eq(n, n_pair);
+    psd_actions_drop(&out, out.n);
+}
+
+Test(session, a_worker_that_continues_takes_up_its_residual_from_every_server_that_has_weights, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    for (n_pair = 1; n_pair <= 2; n_pair++) {
+        float residual[2][2] = { { 0.5F, -0.25F }, { 4, -8 } };
+        continue_at(4, PSD_WEIGHTS_RESIDUAL, n_pair > 1 ? PSD_WEIGHTS_RESIDUAL : 0);
+        cr_assert_eq(psd_session_phase(session), PSD_PHASE_RESTORING, "of %u tensors", n_pair);
+        unsigned n = 0;
+        uint64_t seq = 0;
+        for (size_t i = 0; i < out.n; i++)
+            if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == PSD_MSG_RESIDUAL_WANTED) {
+                n++;
+                seq = out.at[i].msg.seq;
+                cr_expect_eq(*(const uint8_t *)out.at[i].payload->data, 1, "part 0");
+            }
+        cr_expect_eq(n, n_pair);
+        for (uint32_t s = 0; s < n_pair; s++) {
+            cr_expect_eq(psd_session_phase(session), PSD_PHASE_RESTORING);
+            psd_actions_drop(&out, out.n);
+            send_residual(s, seq, residual[s]);
+        }
+        cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+        cr_expect_eq(count_lines("residual.restored", text), 1);
+        cr_expect_eq(level, PSD_LEVEL_INFO);
+        cr_expect_str_eq(text, "worker=3 clock=5");
+        cr_expect_eq(count_lines("residual.reset", text), 0);
+        expect_codes(residual);
+        teardown();
+        now = 1000;
+    }
+    n_pair = 2;
+    continue_at(0, 0, 0);
+}
+
+static const char begun_anew[] = "worker=3 clock=5 reason=\"the worker keeps the residual of codec.push, or dlion's momentum, and "
+                                 "the checkpoint that it continues from does not hold it\"";
+
+Test(session, a_worker_whose_residual_one_server_no_longer_has_begins_without_any, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    float residual[2][2] = { { 0.5F, -0.25F }, { 0, 0 } };
+    continue_at(4, PSD_WEIGHTS_RESIDUAL, PSD_WEIGHTS_RESIDUAL);
+    const uint64_t seq = sent(PSD_MSG_RESIDUAL_WANTED)->seq;
+    send_residual(0, seq, residual[0]);
+    psd_actions_drop(&out, out.n);
+    send_residual(1, seq, NULL);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect_eq(count_lines("residual.reset", text), 1);
+    cr_expect_eq(level, PSD_LEVEL_WARN);
+    cr_expect_str_eq(text, begun_anew);
+    memset(residual, 0, sizeof residual);
+    expect_codes(residual);
+}
+
+Test(session, a_worker_whose_residual_was_not_saved_says_that_it_begins_without, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    float residual[2][2] = { { 0 } };
+    continue_at(4, PSD_WEIGHTS_RESIDUAL, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect_eq(count_lines("residual.reset", text), 1);
+    cr_expect_str_eq(text, begun_anew);
+    expect_codes(residual);
+    teardown();
+    now = 1000;
+    continue_at(0, 0, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect_eq(count_lines("residual.reset", text), 0, "before the first step there is none to lose");
+}
+
+/* Server `s` asks for this worker's residual after `clock`. Returns the answer, with the values in `out`; NULL: none came. */
+static const psd_msg_t *want_residual(uint32_t s, uint64_t clock, float values[2])
+{
+    psd_msg_t msg = message(PSD_MSG_RESIDUAL_WANTED, RUN);
+    msg.shard = s;
+    msg.clock = clock;
+    msg.parts = 1;
+    psd_actions_drop(&out, out.n);
+    say_as(s, &msg, &(uint8_t[]){ 1 }, 1);
+    const psd_buf_t *kept = sent_with(PSD_MSG_RESIDUAL);
+    if (kept)
+        memcpy(values, kept->data, 2 * sizeof *values);
+    return sent(PSD_MSG_RESIDUAL);
+}
+
+Test(session, the_residual_that_a_checkpoint_needs_is_kept_as_it_was_until_no_server_needs_it, .fini = teardown)
+{
+    float residual[2][2] = { { 0 } }, after_1[2][2], got[2];
+    continue_at(0, 0, 0);
+    expect_codes(residual);
+    memcpy(after_1, residual, sizeof residual);
+    for (uint32_t s = 0; s < 2; s++)
+        send_of(s, 1, 0, 0);
+    expect_codes(residual);
+    send_of(0, 2, 0, 1 + 1); /* server 0 saves the weights after clock 1, and server 1 those after clock 2 */
+    send_of(1, 2, 0, 2 + 1);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    float after_2[2][2];
+    memcpy(after_2, residual, sizeof residual);
+    cr_assert_not_null(want_residual(0, 1, got));
+    cr_expect_arr_eq(got, after_1[0], sizeof got);
+    cr_assert_not_null(want_residual(1, 2, got));
+    cr_expect_eq(sent(PSD_MSG_RESIDUAL)->clock, 2);
+    cr_expect_eq(sent(PSD_MSG_RESIDUAL)->n_elements, 2);
+    cr_expect_arr_eq(got, after_2[1], sizeof got);
+    expect_codes(residual);
+    cr_assert_not_null(want_residual(0, 1, got));
+    cr_expect_arr_eq(got, after_1[0], sizeof got, "it stays while training goes on");
+    cr_expect_null(want_residual(0, 7, got), "that is yet to come");
+    send_of(0, 3, 0, 0); /* the checkpoint is made */
+    send_of(1, 3, 0, 0);
+    cr_assert_not_null(want_residual(0, 1, got));
+    cr_expect_null(sent_with(PSD_MSG_RESIDUAL), "it has gone with the checkpoint");
+}
