@@ -1643,3 +1643,107 @@ Test(session, the_residual_that_a_checkpoint_needs_is_kept_as_it_was_until_no_se
     cr_assert_not_null(want_residual(0, 1, got));
     cr_expect_null(sent_with(PSD_MSG_RESIDUAL), "it has gone with the checkpoint");
 }
+
+/* ---- what is repeated ---- */
+
+/* Ticks of 50 ms for this long; the times, from now, at which a message of this kind was sent to server 0. Returns their number. */
+static unsigned times_of(psd_kind_t kind, uint64_t ms, uint64_t at[16])
+{
+    unsigned n = 0;
+    for (const uint64_t begun = now; now < begun + ms;) {
+        pass(50);
+        for (size_t i = 0; i < out.n; i++)
+            if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == kind && n < 16)
+                at[n++] = now - begun;
+    }
+    return n;
+}
+
+Test(session, a_server_that_does_not_answer_is_asked_after_ever_longer_pauses_until_a_part_comes, .init = setup_pair,
+     .fini = teardown)
+{
+    static const uint64_t pauses[] = { 200, 400, 800, 1000, 1000 };
+    const float *const of[] = { (float[]){ 1, 2 }, (float[]){ 3, 4 } };
+    uint64_t at[16], before = 0;
+    cr_assert_eq(psd_session_exchange(session, now, of, 10, 1, &err), PSD_OK);
+    psd_session_pump(session, &out);
+    weights_of(1, 1); /* only server 0 is silent */
+    cr_assert_eq(times_of(PSD_MSG_PROBE, 3450, at), 5);
+    for (size_t i = 0; i < 5; i++) {
+        cr_expect_eq(at[i] - before, pauses[i], "the %zu-th after %u ms", i, (unsigned)(at[i] - before));
+        before = at[i];
+    }
+    weights_of(0, 1);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_assert_eq(psd_session_exchange(session, now, of, 10, 1, &err), PSD_OK);
+    cr_assert_eq(times_of(PSD_MSG_PROBE, 200, at), 2, "the next exchange begins with the shortest one");
+    cr_expect(at[0] == 200 && at[1] == 200);
+}
+
+Test(session, a_registration_is_repeated_with_heartbeats_until_it_is_confirmed, .fini = teardown)
+{
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
+    psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
+    uint64_t at[16];
+    session = psd_session_new(
+        &(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .recipe = "mlp", .read_groups = psd_groups_parse });
+    pass(0);
+    welcome(RUN, NONCE);
+    cr_assert_eq(psd_session_register(session, now, &list, (float *const[]){ weights }, &out, &err), PSD_OK);
+    cr_assert_not_null(sent(PSD_MSG_REGISTER));
+    cr_expect_str_eq(sent(PSD_MSG_REGISTER)->text, "mlp");
+    cr_expect_eq(sent(PSD_MSG_REGISTER)->seq, NONCE);
+    cr_expect_eq(sent(PSD_MSG_ATTACH)->seq, NONCE);
+    cr_expect_eq(times_of(PSD_MSG_REGISTER, 1000, at), 10, "of a lease of 600 ms a sixth");
+    const psd_msg_t registered = message(PSD_MSG_REGISTERED, RUN);
+    say(&registered, NULL, 0);
+    cr_expect_eq(times_of(PSD_MSG_REGISTER, 1000, at), 0);
+}
+
+/* By this number server 0 knows the worker: it refuses messages of any other. */
+Test(session, whatever_a_worker_says_to_server_0_has_the_number_that_it_drew, .init = setup, .fini = teardown)
+{
+    pass(1000);
+    cr_assert_not_null(sent(PSD_MSG_HEARTBEAT));
+    cr_expect_eq(sent(PSD_MSG_HEARTBEAT)->seq, NONCE);
+    cr_assert_eq(psd_session_set_lr(session, now, 0.25, &out, &err), PSD_OK);
+    cr_expect_eq(sent(PSD_MSG_SETTING)->seq, NONCE);
+    psd_actions_drop(&out, out.n);
+    psd_session_report(session, "x", 1, &out);
+    cr_expect_eq(sent(PSD_MSG_REPORT)->seq, NONCE);
+    psd_session_leave(session, now, false, &out);
+    cr_expect_eq(sent(PSD_MSG_LEAVE)->seq, NONCE);
+}
+
+Test(session, a_session_that_is_made_again_is_asked_at_once_for_what_is_missing, .init = setup_pair, .fini = teardown)
+{
+    uint64_t at[16];
+    psd_msg_t lost = message(PSD_MSG_REFUSED, RUN), attached = message(PSD_MSG_ATTACHED, RUN);
+    lost.code = PSD_REFUSAL_SESSION;
+    cr_assert_eq(psd_session_exchange(session, now, (const float *const[]){ (float[]){ 1, 2 }, (float[]){ 3, 4 } }, 10, 1, &err),
+                 PSD_OK);
+    psd_session_pump(session, &out);
+    say_as(1, &lost, NULL, 0);
+    cr_expect_eq(times_of(PSD_MSG_ATTACH, 100, at), 1);
+    cr_expect_eq(at[0], 50);
+    say_as(1, &attached, NULL, 0);
+    cr_expect_eq(times_of(PSD_MSG_PROBE, 50, at), 1, "the weights may have been lost with the old one");
+}
+
+Test(session, whoever_has_left_hears_nothing_more, .init = setup, .fini = teardown)
+{
+    psd_session_leave(session, now, true, &out);
+    const psd_msg_t left = message(PSD_MSG_LEFT, RUN);
+    say(&left, NULL, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_LEFT);
+    cr_assert_not_null(sent(PSD_MSG_LEAVE));
+    cr_expect_eq(sent(PSD_MSG_LEAVE)->code, PSD_LEAVE_KNOWS);
+    psd_msg_t refused = message(PSD_MSG_REFUSED, RUN);
+    refused.code = PSD_REFUSAL_SHAPE;
+    say(&refused, NULL, 0);
+    psd_session_other_protocol(session, PSD_PEER_SERVER, 1);
+    psd_session_shut_out(session, "no key");
+    pass(5000);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_LEFT);
+    cr_expect_eq(out.n, 0);
+}
