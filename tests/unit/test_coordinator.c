@@ -1601,3 +1601,97 @@ Test(coordinator, weights_that_are_lost_without_a_checkpoint_end_the_job_with_th
                      "(checkpoint.dir keeps them)");
     cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_LOST);
 }
+
+/* ---- sums over the whole model ---- */
+
+/* Server `s` has measured this in the first pass of the step of round `clock`, of the one part that it holds. */
+static void server_measures(uint32_t s, uint64_t clock, double sum)
+{
+    psd_msg_t msg = {
+        .kind = PSD_MSG_SUMS, .protocol = PSD_PROTOCOL, .job = run, .shard = s, .clock = clock, .parts = 1, .n_elements = 1
+    };
+    hear(peer_of_server(s), &msg, &sum, sizeof sum);
+}
+
+static void all_push(void)
+{
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 0, 1, 0, 0);
+}
+
+static double total_to(uint32_t s)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == PSD_MSG_TOTALS && out.at[i].to == peer_of_server(s))
+            return *(const double *)out.at[i].payload->data;
+    return -1;
+}
+
+static void begin_clipped(void)
+{
+    config.clip.norm = 1;
+    n_tensors = 2; /* one on each server */
+    begin("bsp", 1);
+}
+
+Test(coordinator, the_round_after_a_step_that_is_clipped_as_a_whole_waits_for_the_sums_of_every_server, .fini = teardown)
+{
+    begin_clipped();
+    all_push();
+    cr_assert_eq(facts().clock, 1);
+    all_push();
+    cr_expect_eq(facts().clock, 1);
+    server_measures(0, 1, 3);
+    server_measures(0, 1, 3);
+    server_measures(1, 0, 9);
+    cr_expect_eq(total_to(0), -1, "server 1 has not said it of this step");
+    pass(1000);
+    cr_expect_eq(facts().clock, 1);
+    server_measures(1, 1, 4);
+    for (uint32_t s = 0; s < SERVERS; s++)
+        cr_expect_eq(total_to(s), 7, "server %u", s);
+    cr_expect_eq(facts().clock, 2, "the pushes were there");
+}
+
+Test(coordinator, a_round_that_waits_for_its_step_waits_for_no_sums, .fini = teardown)
+{
+    config.accumulate = 2;
+    begin_clipped();
+    all_push();
+    all_push();
+    cr_expect_eq(facts().clock, 2, "only the second made a step");
+    all_push();
+    cr_expect_eq(facts().clock, 2);
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_measures(s, 2, 3);
+    cr_expect_eq(facts().clock, 3);
+}
+
+Test(coordinator, a_round_that_makes_no_step_waits_for_no_sums, .fini = teardown)
+{
+    begin_clipped();
+    spoilt = 1;
+    all_push();
+    spoilt = 0;
+    all_push();
+    cr_expect_eq(facts().clock, 2);
+}
+
+Test(coordinator, another_run_waits_for_no_sums_of_the_one_before, .fini = teardown)
+{
+    const uint64_t point = 5;
+    config.checkpoints = true;
+    config.points = &point;
+    config.n_points = 1;
+    begin_clipped();
+    all_push();
+    cr_assert_eq(facts().clock, 6);
+    restart_server_1();
+    cr_assert_eq(facts().runs, 2);
+    worker_joins(0);
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 5, 0, 0, 0);
+    cr_assert_eq(facts().state, PSD_JOB_TRAINING);
+    all_push();
+    cr_expect_eq(facts().clock, 6);
+}
