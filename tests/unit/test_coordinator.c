@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/core/coordinator.h"
+#include "server/core/journal.h"
 #include "tests/support/logged.h"
 #include "tests/support/said.h"
 
@@ -1694,4 +1695,124 @@ Test(coordinator, another_run_waits_for_no_sums_of_the_one_before, .fini = teard
     cr_assert_eq(facts().state, PSD_JOB_TRAINING);
     all_push();
     cr_expect_eq(facts().clock, 6);
+}
+
+/* ---- what servers and workers are told when they come ---- */
+
+static const psd_buf_t *body_of(psd_kind_t kind)
+{
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == kind)
+            return out.at[i].payload;
+    return NULL;
+}
+
+Test(coordinator, a_worker_is_told_where_every_server_is_and_how_the_job_trains, .fini = teardown)
+{
+    config.workers_min = 1;
+    make("bsp");
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_joins(s);
+    cr_assert_not_null(worker_greets(0));
+    const psd_cluster_t *told = psd_body_cluster(body_of(PSD_MSG_WELCOME));
+    cr_expect_eq(told->n_servers, SERVERS);
+    cr_expect_str_eq(told->endpoint[0], "tcp://host:0");
+    cr_expect_str_eq(told->endpoint[1], "tcp://host:1");
+    cr_expect_str_eq(told->settings.text, "x");
+    cr_expect_eq(told->settings.lr, 1);
+    cr_expect_eq(answer(PSD_MSG_WELCOME)->seq, 70);
+    cr_expect_eq(answer(PSD_MSG_WELCOME)->job, JOB);
+}
+
+Test(coordinator, a_server_is_told_its_place_its_run_and_the_checkpoint_to_load, .fini = teardown)
+{
+    const uint64_t points[] = { 9, 5 };
+    config.checkpoints = true;
+    config.points = points;
+    config.n_points = 2;
+    config.workers_min = 1;
+    make("bsp");
+    for (uint32_t s = 0; s < SERVERS; s++) {
+        server_joins(s);
+        const psd_msg_t *told = answer(PSD_MSG_SHARD_WELCOME);
+        cr_expect_eq(told->shard, s);
+        cr_expect_eq(told->world, SERVERS);
+        cr_expect_eq(told->shard_epoch, 1);
+        cr_expect_eq(told->seq, (10 * s + 1) << 16);
+        cr_expect_eq(told->clock, 9);
+        cr_expect(told->code & PSD_WELCOME_RESTORE);
+    }
+    server_says(1, 0, 0, PSD_SHARD_RESTORE_FAILED, 0);
+    cr_expect_eq(facts().runs, 2);
+    for (uint32_t s = 0; s < SERVERS; s++) {
+        server_joins(s);
+        cr_expect_eq(answer(PSD_MSG_SHARD_WELCOME)->shard_epoch, 2);
+        cr_expect_eq(answer(PSD_MSG_SHARD_WELCOME)->clock, 5, "the one before");
+    }
+}
+
+Test(coordinator, a_checkpoint_that_a_server_cannot_load_gives_way_to_the_one_before_or_ends_the_job, .fini = teardown)
+{
+    const uint64_t points[] = { 9, 5 };
+    int code = 0;
+    char text[PSD_MAX_TEXT] = "";
+    config.checkpoints = true;
+    config.points = points;
+    config.n_points = 2;
+    config.workers_min = 1;
+    make("bsp");
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_joins(s);
+    server_says(1, 0, 0, PSD_SHARD_RESTORE_FAILED, 0);
+    cr_expect_eq(facts().point_clock, 5);
+    cr_expect_eq(facts().clock, 5);
+    cr_expect_eq(count_lines("job.restart", text), 1);
+    cr_expect_str_eq(text, "why=\"server 1 cannot load the checkpoint of clock 9: \" from_clock=5 checkpoint=yes run=2");
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_joins(s);
+    server_says(0, 0, 0, PSD_SHARD_RESTORE_FAILED, 0);
+    cr_assert(ends_within(10000, &code, text));
+    cr_expect_eq(code, PSD_EDATA);
+    cr_expect_eq(strncmp(text, "server 0 cannot load the checkpoint of clock 5: ", 48), 0, "%s", text);
+}
+
+Test(coordinator, what_a_server_has_not_done_is_said_to_it_again, .fini = teardown)
+{
+    begin("bsp", 1);
+    pass(200);
+    cr_expect_null(command_to(0, NULL), "they have done it all");
+    all_push();
+    cr_assert(command_to(0, NULL) && command_to(1, NULL));
+    const uint64_t last = command_to(0, NULL)->seq;
+    seq = last;
+    server_says(0, 1, 0, 0, 0);
+    seq = last - 1;
+    server_says(1, 0, 0, 0, 0);
+    pass(PSD_JOURNAL_REPEAT_MS - 50);
+    cr_expect_null(command_to(1, NULL));
+    pass(50);
+    cr_expect_null(command_to(0, NULL), "server 0 has done it");
+    cr_assert_not_null(command_to(1, NULL));
+    cr_expect_eq(command_to(1, NULL)->seq, last);
+    cr_expect_eq(command_to(1, NULL)->shard, 1);
+}
+
+Test(coordinator, while_the_job_fails_whoever_speaks_is_told_but_not_a_server_that_reports_its_state, .fini = teardown)
+{
+    const uint64_t point = 9;
+    config.checkpoints = true;
+    config.points = &point;
+    config.n_points = 1;
+    begin("bsp", 1);
+    server_says(1, 0, 0, PSD_SHARD_RESTORE_FAILED, 0);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    server_says(1, 0, 0, 0, 0);
+    cr_expect_null(answer(PSD_MSG_REFUSED), "the number in it is not that of a hello");
+    server_says(0, 0, 0, 0, 0);
+    cr_expect_null(answer(PSD_MSG_REFUSED));
+    worker_says(PSD_MSG_HEARTBEAT, 0);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_DAMAGED);
+    cr_expect_eq(answer(PSD_MSG_REFUSED)->seq, 70);
+    cr_expect_eq(strncmp(answer(PSD_MSG_REFUSED)->text, "server 1 cannot load the checkpoint of clock 9: ", 48), 0);
 }

@@ -1747,3 +1747,92 @@ Test(session, whoever_has_left_hears_nothing_more, .init = setup, .fini = teardo
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_LEFT);
     cr_expect_eq(out.n, 0);
 }
+
+Test(session, after_each_part_that_comes_the_server_is_asked_for_the_others_as_soon_as_at_first, .init = setup_two,
+     .fini = teardown)
+{
+    static float g[2 * HALF];
+    char text[256] = "x";
+    uint64_t at[16];
+    send_part(RUN, 4, 0, 1);
+    send_part(RUN, 4, 1, 1);
+    psd_session_describe_wait(session, text, sizeof text);
+    cr_expect_str_eq(text, "", "it waits for nothing");
+    cr_assert_eq(psd_session_exchange(session, now, (const float *const[]){ g, g + HALF }, 10, 1, &err), PSD_OK);
+    while (psd_session_pump(session, &out))
+        ;
+    cr_expect_eq(times_of(PSD_MSG_PROBE, 700, at), 2, "after 200 and 600 ms");
+    send_part(RUN, 5, 1, 2);
+    cr_expect_eq(times_of(PSD_MSG_PROBE, 300, at), 1);
+    cr_expect_eq(at[0], 200);
+    cr_expect_null(sent(PSD_MSG_PROBE), "that was 100 ms ago");
+    cr_expect_eq(times_of(PSD_MSG_PROBE, 300, at), 1);
+    cr_assert_not_null(sent_with(PSD_MSG_PROBE));
+    cr_expect_eq(*(const uint8_t *)sent_with(PSD_MSG_PROBE)->data, 1, "it has the second part");
+}
+
+Test(session, a_part_in_which_a_tensor_has_no_gradient_says_which_ones_have, .fini = teardown)
+{
+    psd_tensor_desc_t tensor[] = { { .name = "a", .n_dims = 1, .dim = { 2 }, .n_elements = 2 },
+                                   { .name = "b", .n_dims = 1, .dim = { 3 }, .n_elements = 3 },
+                                   { .name = "c", .n_dims = 0, .n_elements = 1 } };
+    static const float a[] = { 1, 2 }, c[] = { 6 };
+    const float want[] = { 1, 2, 0, 0, 0, 6 };
+    float w[6] = { 0 };
+    session =
+        psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .read_groups = psd_groups_parse });
+    pass(0);
+    welcome(RUN, NONCE);
+    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 3, .tensor = tensor },
+                                      (float *const[]){ w, w + 2, w + 5 }, &out, &err),
+                 PSD_OK);
+    psd_msg_t attached = message(PSD_MSG_ATTACHED, RUN), msg = message(PSD_MSG_WEIGHTS, RUN);
+    attached.parts = msg.parts = msg.world = 1;
+    say(&attached, NULL, 0);
+    msg.n_elements = 6;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_F32;
+    msg.checksum = psd_crc32c(w, sizeof w);
+    say(&msg, w, sizeof w);
+    cr_assert_eq(psd_session_exchange(session, now, (const float *const[]){ a, NULL, c }, 1, 0, &err), PSD_OK);
+    psd_session_pump(session, &out);
+    cr_assert_not_null(pushed());
+    cr_expect_eq(sent(PSD_MSG_PUSH)->chunks, 3);
+    cr_expect_eq(sent(PSD_MSG_PUSH)->n_elements, 6);
+    cr_assert_eq(pushed()->n_bytes, sizeof want + 1);
+    cr_expect_arr_eq(pushed()->data, want, sizeof want);
+    cr_expect_eq(((const uint8_t *)pushed()->data)[sizeof want], 5, "the first and the third");
+}
+
+Test(session, a_part_that_leaves_early_says_how_long_its_own_gradient_has_taken, .init = setup_two, .fini = teardown)
+{
+    static float g[2 * HALF];
+    send_part(RUN, 4, 0, 1);
+    send_part(RUN, 4, 1, 1);
+    now += 70;
+    push(1, g + HALF);
+    cr_assert_not_null(sent(PSD_MSG_PUSH));
+    cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.07, 1e-12);
+    now += 50;
+    push(0, g);
+    cr_assert_not_null(sent(PSD_MSG_PUSH));
+    cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.12, 1e-12);
+}
+
+Test(session, a_probe_names_the_newest_request_for_initial_values_that_was_answered, .init = setup_two, .fini = teardown)
+{
+    psd_msg_t attached = message(PSD_MSG_ATTACHED, RUN), registered = message(PSD_MSG_REGISTERED, RUN),
+              wanted = message(PSD_MSG_INIT_WANTED, RUN);
+    say(&attached, NULL, 0);
+    say(&registered, NULL, 0);
+    wanted.parts = 2;
+    for (wanted.seq = 3; wanted.seq > 1; wanted.seq--) { /* the second comes late */
+        say(&wanted, &(uint8_t[]){ 1 }, 1);
+        cr_expect_eq(sent(PSD_MSG_INIT) != NULL, wanted.seq == 3);
+    }
+    for (int i = 0; i < 10 && !sent(PSD_MSG_PROBE); i++)
+        pass(50);
+    cr_assert_not_null(sent(PSD_MSG_PROBE));
+    cr_expect_eq(sent(PSD_MSG_PROBE)->base_version, 3);
+    cr_expect_eq(sent(PSD_MSG_PROBE)->clock, 0, "any weights will do");
+}
