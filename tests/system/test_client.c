@@ -2,6 +2,7 @@
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -442,6 +443,45 @@ Test(client, a_program_may_end_a_wait_and_then_leave)
     cr_expect_not_null(strstr(psd_worker_error(worker), "register: interrupted"), "%s", psd_worker_error(worker));
     asked = -1000000;
     cr_expect_eq(psd_worker_leave(worker, 0, DONE_MS), PSD_W_OK, "%s", psd_worker_error(worker));
+    psd_worker_close(&worker);
+}
+
+/* Call leave(finished) without waiting until it is answered; PSD_W_EAGAIN when it is not in time. */
+static int look_until_left(psd_worker_t *worker)
+{
+    int rc = PSD_W_EAGAIN;
+    for (const uint64_t end = cluster_now_ms() + 60000; rc == PSD_W_EAGAIN && cluster_now_ms() < end; cluster_nap())
+        rc = psd_worker_leave(worker, 1, 0);
+    return rc;
+}
+
+/* A server that is lost before the last weights are safe takes the job back, while the program only looks whether it has left. */
+Test(client, a_program_that_only_looks_whether_it_has_left_can_leave_again_after_the_job_went_back)
+{
+    static float w[2];
+    const uint64_t two = 2;
+    static const char common[] = "--workers-min=1 --optimizer=sgd(lr=0.5) --checkpoint-every=0s --checkpoint-every-steps=9";
+    cluster_start_servers(&cluster, 2, "%s --checkpoint-dir=%s/points", common, cluster.directory);
+    psd_worker_t *worker = connect_to_job();
+    cr_assert_eq(psd_worker_register(worker, &(psd_tensor_t){ "w", &two, 1, w }, 1), PSD_W_OK, "%s", psd_worker_error(worker));
+    for (int i = 0; i < 3; i++)
+        cr_assert_eq(step(worker, 1), PSD_W_OK, "%s", psd_worker_error(worker));
+    kill(cluster.server[1].pid, SIGSTOP); /* so that the last checkpoint cannot be made */
+    cr_expect_eq(psd_worker_leave(worker, 1, 0), PSD_W_EAGAIN);
+    kill(cluster.server[1].pid, SIGKILL);
+    cluster_wait(&cluster.server[1], DONE_MS);
+    cluster_spawn(
+        &cluster, &cluster.server[1], "server-1b", "psd",
+        "--servers=2 --server-index=1 --listen=tcp://127.0.0.1:0 --status-listen=127.0.0.1:0 --join=%s --checkpoint-dir=%s/points "
+        "%s",
+        cluster.data[0], cluster.directory, common);
+    psd_position_t at = { .size = sizeof at };
+    while (psd_worker_position(worker, &at) == PSD_W_OK && (at.clock != 1 || step(worker, 1) != PSD_W_OK))
+        cluster_nap();
+    for (int i = 0; i < 2; i++)
+        cr_assert_eq(step(worker, 1), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect_eq(w[0], -1.5f);
+    cr_expect_eq(look_until_left(worker), PSD_W_OK, "%s", psd_worker_error(worker));
     psd_worker_close(&worker);
 }
 
