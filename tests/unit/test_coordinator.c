@@ -1182,10 +1182,14 @@ Test(coordinator, in_asp_the_first_checkpoint_is_waited_for, .fini = teardown)
 {
     config.checkpoints = true;
     begin("asp", 1);
+    worker_says(PSD_MSG_HEARTBEAT, 0);
+    cr_expect_str_eq(answer(PSD_MSG_HEARTBEAT)->text, "the first checkpoint");
     pass(100);
     cr_expect_str_eq(facts().waiting_for, "the first checkpoint");
     save(0);
     cr_expect_str_eq(facts().waiting_for, "");
+    worker_says(PSD_MSG_HEARTBEAT, 0);
+    cr_expect_str_eq(answer(PSD_MSG_HEARTBEAT)->text, "");
 }
 
 Test(coordinator, workers_hear_what_the_job_waits_for_as_it_is_now, .fini = teardown)
@@ -1815,4 +1819,27 @@ Test(coordinator, while_the_job_fails_whoever_speaks_is_told_but_not_a_server_th
     cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_DAMAGED);
     cr_expect_eq(answer(PSD_MSG_REFUSED)->seq, 70);
     cr_expect_eq(strncmp(answer(PSD_MSG_REFUSED)->text, "server 1 cannot load the checkpoint of clock 9: ", 48), 0);
+}
+
+Test(coordinator, a_checkpoint_between_the_rounds_of_a_step_is_that_of_the_last_step, .fini = teardown)
+{
+    config.checkpoints = true;
+    config.accumulate = 2;
+    begin("bsp", 2);
+    pass(100);
+    save(0);
+    for (int round = 0; round < 3; round++)
+        make_round(0);
+    cr_assert_eq(facts().gathered, 1);
+    psd_coordinator_request_save(coordinator);
+    pass(100);
+    const psd_msg_t *command = command_to(0, NULL);
+    cr_assert(command && command->code & PSD_COMMAND_SAVE);
+    seq = command->seq;
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 1, 0, 0, 2 + 1);
+    cr_assert(asked(PSD_ACT_COMMIT), "of the weights after round 2");
+    psd_coordinator_committed(coordinator, now, 2, NULL, &out);
+    cr_expect_eq(facts().point_clock, 2);
+    cr_expect_eq(facts().clock, 3, "the third round is not undone");
 }

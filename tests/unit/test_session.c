@@ -1836,3 +1836,73 @@ Test(session, a_probe_names_the_newest_request_for_initial_values_that_was_answe
     cr_expect_eq(sent(PSD_MSG_PROBE)->base_version, 3);
     cr_expect_eq(sent(PSD_MSG_PROBE)->clock, 0, "any weights will do");
 }
+
+enum { MANY = 6 }; /* tensors of a part each: 4 of them fill a window */
+static float many[MANY][HALF];
+
+static void send_many(psd_kind_t kind, uint64_t seq, uint32_t part)
+{
+    psd_msg_t msg = message(kind, RUN);
+    msg.seq = seq;
+    msg.parts = MANY;
+    msg.part = part;
+    msg.world = 1;
+    msg.n_elements = HALF;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_F32;
+    msg.proven = true;
+    say(&msg, many[part], sizeof many[part]);
+}
+
+Test(session, slow_weights_of_a_large_model_are_requested_by_windows_and_again_when_they_are_lost, .fini = teardown)
+{
+    psd_tensor_desc_t tensor[MANY];
+    float *data[MANY];
+    for (uint32_t i = 0; i < MANY; i++) {
+        tensor[i] = (psd_tensor_desc_t){ .n_dims = 1, .dim = { HALF }, .n_elements = HALF };
+        snprintf(tensor[i].name, sizeof tensor[i].name, "t%u", i);
+        data[i] = many[i];
+    }
+    session =
+        psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .read_groups = psd_groups_parse });
+    pass(0);
+    welcome(RUN, NONCE);
+    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = MANY, .tensor = tensor }, data, &out, &err), PSD_OK);
+    const psd_msg_t attached = message(PSD_MSG_ATTACHED, RUN);
+    say(&attached, NULL, 0);
+    for (uint32_t p = 0; p < MANY; p++)
+        send_many(PSD_MSG_WEIGHTS, 0, p);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_session_pull_slow(session, now, data, &out, &err), PSD_OK);
+    cr_assert_not_null(sent_with(PSD_MSG_PULL));
+    cr_expect_eq(*(const uint8_t *)sent_with(PSD_MSG_PULL)->data, 0x0F, "the first four");
+    const uint64_t pull = sent(PSD_MSG_PULL)->seq;
+    send_many(PSD_MSG_SLOW, pull, 0);
+    cr_expect_null(sent(PSD_MSG_PULL), "more than half a window is on its way");
+    send_many(PSD_MSG_SLOW, pull, 1);
+    cr_assert_not_null(sent_with(PSD_MSG_PULL));
+    cr_expect_eq(*(const uint8_t *)sent_with(PSD_MSG_PULL)->data, 0x30, "the others");
+    send_many(PSD_MSG_SLOW, pull, 5);
+    /* The answer to a later probe shows that the third to fifth are lost. */
+    for (int i = 0; i < 30 && !sent(PSD_MSG_PROBE); i++)
+        pass(50);
+    cr_assert_not_null(sent(PSD_MSG_PROBE));
+    psd_msg_t progress = message(PSD_MSG_PROGRESS, RUN);
+    progress.seq = sent(PSD_MSG_PROBE)->seq;
+    progress.parts = MANY;
+    say(&progress, &(uint8_t[]){ 0 }, 1);
+    cr_assert_not_null(sent_with(PSD_MSG_PULL));
+    cr_expect_eq(*(const uint8_t *)sent_with(PSD_MSG_PULL)->data, 0x1C);
+    for (uint32_t p = 2; p < 5; p++)
+        send_many(PSD_MSG_SLOW, pull, p);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+}
+
+Test(session, a_worker_that_is_shut_out_fails_with_the_reason, .init = setup, .fini = teardown)
+{
+    psd_session_shut_out(session, "its key is on no list");
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_FAILED);
+    cr_expect_eq(psd_session_error(session)->code, PSD_EAUTH);
+    cr_expect_str_eq(psd_session_error(session)->text, "its key is on no list");
+}
