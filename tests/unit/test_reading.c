@@ -297,3 +297,27 @@ Test(reading, a_refusal_of_server_0_is_final_and_names_the_reason)
     begin();
     cr_expect_eq(psd_reading_phase(reading), PSD_READING_ASKING);
 }
+
+Test(reading, a_request_for_parts_names_the_snapshot_and_which_weights)
+{
+    for (int slow = 0; slow < 2; slow++) {
+        psd_actions_drop(&out, out.n);
+        psd_reading_begin(reading, now, slow, &out);
+        const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+        tell_model(seq);
+        tell_snapshot(seq, RUN, 5 + (uint64_t)slow);
+        for (uint32_t s = 0; s < 2; s++) {
+            const psd_action_t *asked = sent_to(s, PSD_MSG_READ);
+            cr_assert_not_null(asked);
+            cr_expect_eq(asked->msg.job, RUN);
+            cr_expect_eq(asked->msg.seq, seq);
+            cr_expect_eq(asked->msg.clock, 5 + (uint64_t)slow);
+            cr_expect_eq(asked->msg.shard, s);
+            cr_expect_eq(asked->msg.parts, 1);
+            cr_expect_eq(asked->msg.code, slow ? PSD_READ_SLOW : 0);
+            cr_expect_eq(*(const uint8_t *)asked->payload->data, 1);
+        }
+        for (uint32_t s = 0; s < 2; s++)
+            tell_values(s, seq, 5 + (uint64_t)slow, 17, 1);
+    }
+}

@@ -1003,10 +1003,13 @@ static void lose_worker_2(void)
 
 Test(report, a_lost_worker_is_listed_counted_and_no_longer_behind, .init = setup_drop, .fini = teardown)
 {
+    for (uint32_t w = 0; w < N; w++)
+        push_all(w, (push_t){ .samples = 1 });
     push_all(0, (push_t){ .samples = 1 });
     push_all(1, (push_t){ .samples = 1 });
     look();
     cr_expect(has_metric("psd_worker_lag_steps{worker=\"2\"}"));
+    cr_expect(has_metric("psd_worker_last_push_timestamp_seconds{worker=\"2\"}"));
     cr_expect_eq(metric("psd_workers{state=\"live\"}"), 3);
     lose_worker_2();
     look();
@@ -1016,6 +1019,7 @@ Test(report, a_lost_worker_is_listed_counted_and_no_longer_behind, .init = setup
     cr_expect_eq(metric("psd_workers_missing"), 0, "where lost ones are dropped, workers.min are due");
     cr_expect(!has_metric("psd_worker_lag_steps{worker=\"2\"}"));
     cr_expect(!has_metric("psd_worker_awaited_ratio{worker=\"2\"}"));
+    cr_expect(!has_metric("psd_worker_last_push_timestamp_seconds{worker=\"2\"}"));
     cr_expect_eq(number_of(page, "workers_live"), 2);
     cr_expect_eq(number_of(page, "workers_min"), 2);
     cr_expect_eq(number_of(page, "workers_want"), 3);
@@ -1190,6 +1194,8 @@ Test(report, a_server_that_has_joined_server_0_is_ready_if_that_reports_it, .fin
                       "[-]missing worker 0 (a), silent for 9 s\n[-]missing server 2 of 3, which has not joined yet\n");
     welcome((PSD_JOB_TRAINING + 1) * PSD_WELCOME_STATE | PSD_WELCOME_READY, "");
     expect_ready(200, "[+]job training\n");
+    look();
+    cr_expect_null(json_object_get(page, "reason"), "it waits for nothing");
     pass(2001);
     expect_ready(503, "[-]missing server 0 at tcp://first:7470, silent for 2 s\n");
     cr_expect_str_eq(psd_report_state(report, node), "degraded");

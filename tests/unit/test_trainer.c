@@ -1250,3 +1250,36 @@ Test(trainer, a_worker_that_could_not_leave_is_not_done)
     cr_expect_str_eq(json_string_value(json_object_get(summary, "outcome")), psd_err_text(PSD_EFENCED));
     json_decref(summary);
 }
+
+Test(trainer, the_summary_says_whose_it_is_and_how_long_it_took)
+{
+    const double begun = seconds();
+    server.position = (psd_position_t){ .clock = 1, .world = 4, .rank = 0, .worker = 1, .run = 0xabc };
+    server.first_takes = 0.02;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    const double took = seconds() - begun;
+    json_t *summary = json_load_file(in_dir("summary-1.json"), 0, NULL);
+    cr_assert_not_null(summary);
+    cr_expect_str_eq(json_string_value(json_object_get(summary, "run")), "0000000000000abc");
+    cr_expect_eq(number(summary, "worker"), 1);
+    cr_expect_eq(number(summary, "rank"), 0);
+    cr_expect_eq(number(summary, "world"), 4);
+    cr_expect_eq(strlen(json_string_value(json_object_get(summary, "sha256_initial"))), 64);
+    cr_expect_eq(strlen(json_string_value(json_object_get(summary, "sha256_order"))), 64);
+    cr_expect_str_eq(json_string_value(json_object_get(summary, "sha256")), result.sha256);
+    cr_expect(json_is_null(json_object_get(summary, "sha256_slow")));
+    cr_expect_eq(number(summary, "chance_metric"), psd_metric_find("accuracy")->chance(test));
+    cr_expect(json_is_null(json_object_get(summary, "holdout_chance_metric")));
+    cr_expect(number(summary, "wall_time_s") >= 0.02 && number(summary, "wall_time_s") <= took + 1e-3, "%g of %g s",
+              number(summary, "wall_time_s"), took);
+    cr_expect_leq(number(summary, "ended_ts") - number(summary, "begun_ts"), took + 2e-3);
+    json_decref(summary);
+}
+
+Test(trainer, a_run_from_the_start_says_nothing_of_patience)
+{
+    keep_log();
+    config.stop_patience = 50;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(count_logged("train.patience"), 0, "%s", logged);
+}
