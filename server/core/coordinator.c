@@ -16,6 +16,7 @@
 #include "server/core/health.h"
 #include "server/core/journal.h"
 #include "server/core/leases.h"
+#include "server/core/registration.h"
 #include "server/core/saves.h"
 #include "server/core/totals.h"
 
@@ -410,18 +411,14 @@ static void tend_pushes(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t 
         view_changed(self, now_ms, out);
 }
 
-static int assign_groups(const psd_coordinator_t *self, const psd_tensor_list_t *model, psd_extent_t *extents, uint8_t *group_of,
-                         psd_err_t *err)
-{
-    return psd_groups_assign(&self->config.groups, model->tensor->name, sizeof *model->tensor, extents, model->n, group_of, err);
-}
-
 /* The sizes of the model's tensors, for the partition, and each one's group; the caller frees both. */
 static psd_extent_t *extents_of_model(const psd_coordinator_t *self, uint8_t **group_of)
 {
     psd_extent_t *extents = psd_tensors_extents(&self->model);
     *group_of = malloc(self->model.n);
-    const int rc = extents && *group_of ? assign_groups(self, &self->model, extents, *group_of, NULL) : PSD_ENOMEM;
+    const int rc = extents && *group_of ? psd_groups_assign(&self->config.groups, self->model.tensor->name,
+                                                            sizeof *self->model.tensor, extents, self->model.n, *group_of, NULL)
+                                        : PSD_ENOMEM;
     assert(rc == PSD_OK && "no memory for the sizes of a model's tensors");
     return extents;
 }
@@ -1009,105 +1006,29 @@ static void on_hello(psd_coordinator_t *self, const psd_heard_t *in)
     }
 }
 
-/* Whether the worker gives the number of rows of an epoch, equal to the others', if it is needed; otherwise refuses it. */
-static bool rows_are_told(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in, const psd_tensor_list_t *theirs)
-{
-    const uint64_t ours = self->model.n ? self->model.rows : theirs->rows;
-    if (!self->config.needs_rows || (ours && theirs->rows == ours))
-        return true;
-    refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, in->out,
-           "worker %u says that an epoch has %" PRIu64 " rows, the others say %" PRIu64
-           "; schedule.unit is epoch, so all workers have to "
-           "say the same, and more than 0",
-           row->id, theirs->rows, ours);
-    row->state = PSD_WORKER_LEFT;
-    return false;
-}
-
-/* Whether every group has tensors; otherwise the job fails, because it names tensors that do not exist. */
-static bool groups_match(psd_coordinator_t *self, const psd_tensor_list_t *model, const psd_heard_t *in)
-{
-    psd_err_t err = { 0 };
-    psd_extent_t *extents = psd_tensors_extents(model);
-    uint8_t *group_of = malloc(model->n);
-    assert(extents && group_of && "no memory for the groups of a model");
-    const int rc = assign_groups(self, model, extents, group_of, &err);
-    free(group_of);
-    free(extents);
-    if (rc)
-        fail(self, in->now_ms, PSD_ECONFIG, PSD_REFUSAL_UNFIT, err.text, in->out);
-    return !rc;
-}
-
-/* Whether the rules of a model's tensors keep the state that these inherit. */
-static int check_inherited(const psd_coordinator_t *self, const psd_tensor_list_t *model, psd_err_t *err)
-{
-    psd_extent_t *extents = psd_tensors_extents(model);
-    assert(extents && "no memory for the sizes of a model");
-    int rc = PSD_OK;
-    for (uint32_t i = 0; model->inherited && !rc && i < model->n; i++) {
-        const psd_inherited_t *it = &model->inherited[i];
-        const psd_group_t *group =
-            &self->config.groups.at[psd_groups_of(&self->config.groups, model->tensor[i].name, &extents[i].shape)];
-        const int n_scalars = group->freezes ? 0 : psd_rule_n_scalars(&group->rule);
-        if (!it->t || (it->n_scalars == (uint32_t)n_scalars && !(it->arrays >> group->rule.n_slots)))
-            continue;
-        rc =
-            psd_err_set(err, PSD_ECONFIG, "tensor %s with arrays %#" PRIx32 " and %" PRIu32 " scalars, of which %s keeps %d and %d",
-                        model->tensor[i].name, it->arrays, it->n_scalars,
-                        group->freezes ? "a frozen tensor" : group->rule.opt->name, group->rule.n_slots, n_scalars);
-    }
-    free(extents);
-    return rc;
-}
-
-/* Whether the worker brings the optimizer state that the job starts with; otherwise it is refused. After the first step, or if the
- * job continues from a checkpoint, this no longer matters. */
-static bool inherits_the_same(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in,
-                              const psd_tensor_list_t *theirs)
-{
-    psd_err_t err = { 0 };
-    if (progress(self) > 0 || self->saves.n_points)
-        return true;
-    const int rc = self->model.n ? psd_tensors_compare_inherited(&self->model, theirs, &err) : check_inherited(self, theirs, &err);
-    if (!rc)
-        return true;
-    refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, in->out,
-           self->model.n ? "worker %u starts with other optimizer state than the others: %s; give all workers the same state"
-                         : "worker %u starts with optimizer state that this job does not keep: %s; give all the same optimizer",
-           row->id, err.text);
-    row->state = PSD_WORKER_LEFT;
-    return false;
-}
-
+/* The first model that is registered becomes the job's. */
 static void on_register(psd_coordinator_t *self, psd_worker_row_t *row, const psd_heard_t *in)
 {
-    const psd_tensor_list_t *theirs = psd_body_tensors(in->payload);
-    psd_err_t err = { 0 };
-    if (!rows_are_told(self, row, in, theirs))
+    const psd_registrant_t registrant = { .row = row, .model = psd_body_tensors(in->payload), .recipe = in->msg->text };
+    const psd_registration_look_t look = { .model = &self->model,
+                                           .groups = &self->config.groups,
+                                           .needs_rows = self->config.needs_rows,
+                                           .inherits = !progress(self) && !self->saves.n_points };
+    psd_registration_t registration;
+    psd_registration_judge(&registration, &look, &self->members, &registrant);
+    if (registration.verdict == PSD_REGISTRATION_UNFIT) {
+        fail(self, in->now_ms, PSD_ECONFIG, PSD_REFUSAL_UNFIT, registration.why, in->out);
         return;
-    if (!self->model.n && !groups_match(self, theirs, in))
-        return;
-    if (!self->model.n && !inherits_the_same(self, row, in, theirs))
-        return;
-    if (!self->model.n) {
-        const int rc = psd_tensors_copy(&self->model, theirs);
-        assert(rc == PSD_OK && "no memory for the model's list of tensors");
-        append_entry(self, in->now_ms, PSD_MSG_MODEL, 0, psd_buf_ref(in->payload), in->out);
-    } else if (psd_tensors_compare(&self->model, theirs, &err) != PSD_OK) {
-        refuse(self, row->peer, row->nonce, PSD_REFUSAL_SHAPE, in->out, "worker %u registers another model: %s", row->id, err.text);
+    }
+    if (registration.verdict == PSD_REGISTRATION_REFUSED) {
+        refuse(self, row->peer, row->nonce, registration.refusal, in->out, "%s", registration.why);
         row->state = PSD_WORKER_LEFT;
         return;
     }
-    if (!inherits_the_same(self, row, in, theirs))
-        return;
-    if (!psd_membership_agrees(&self->members, row, in->msg->text)) {
-        refuse(self, row->peer, row->nonce, PSD_REFUSAL_CONFIG, in->out,
-               "worker %u trains another model, on other data or in another order: it has %.255s; "
-               "the others have %s",
-               row->id, in->msg->text, self->members.recipe);
-        row->state = PSD_WORKER_LEFT;
-        return;
+    if (!self->model.n) {
+        const int rc = psd_tensors_copy(&self->model, registrant.model);
+        assert(rc == PSD_OK && "no memory for the model's list of tensors");
+        append_entry(self, in->now_ms, PSD_MSG_MODEL, 0, psd_buf_ref(in->payload), in->out);
     }
     /* A worker that has trained before belongs to the job of an earlier server 0. */
     char why[128];
