@@ -13,6 +13,7 @@
 #include "common/system/json.h"
 #include "common/system/log.h"
 #include "common/optim/optimizer.h"
+#include "common/optim/schedule.h"
 #include "worker/order.h"
 #include "worker/patience.h"
 #include "worker/record.h"
@@ -106,6 +107,27 @@ static int keep_encoding(const trainer_t *self, psd_err_t *err)
     return rc;
 }
 
+/* Warn, once per job, of a schedule that does not fit the job's length. */
+static void doubt_schedule(const trainer_t *self)
+{
+    const psd_trainer_config_t *config = self->config;
+    const double rows = (double)config->train->n_rows, per_step = (double)config->batch * (double)self->per_step;
+    double steps = config->stop_steps ? (double)config->stop_steps : INFINITY;
+    char why[PSD_SCHEDULE_DOUBT];
+    psd_schedule_t schedule;
+    if (config->stop_epochs > 0)
+        steps = fmin(steps, config->stop_epochs * rows / per_step);
+    if (psd_schedule_parse(&schedule, self->settings.schedule, NULL) != PSD_OK ||
+        !psd_schedule_unit_find(self->settings.schedule_unit, &schedule.unit))
+        return;
+    const double end = schedule.unit == PSD_UNIT_STEP     ? steps
+                       : schedule.unit == PSD_UNIT_SAMPLE ? steps * per_step
+                                                          : steps * per_step / rows;
+    const bool is_known = isfinite(end) && (self->settings.in_rounds || schedule.unit != PSD_UNIT_STEP);
+    if (psd_schedule_doubt(&schedule, self->settings.lr, is_known ? end : 0, why))
+        psd_log_warn("schedule.doubt", "schedule=\"%s\" reason=\"%s\"", self->settings.schedule, why);
+}
+
 static int join(trainer_t *self, psd_err_t *err)
 {
     psd_tensor_t tensors[PSD_MAX_PARAMS];
@@ -131,6 +153,8 @@ static int join(trainer_t *self, psd_err_t *err)
     psd_log_info("worker.joined", "worker=%u rank=%u world=%u step=%" PRIu64, at.worker, at.rank, at.world, at.clock);
     self->world = at.world;
     self->per_step = self->settings.accumulate > 1 ? self->settings.accumulate : 1;
+    if (at.rank == 0)
+        doubt_schedule(self);
     self->result->steps = (at.clock - 1) / self->per_step;
     note_start(self, at.clock);
     recall(self, at);

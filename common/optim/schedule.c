@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* ---- arithmetic that is the same everywhere ---- */
@@ -305,6 +306,48 @@ double psd_schedule_rate(const psd_schedule_t *self, double base, double s)
         return base * (self->value[PSD_SCHEDULE_WARMUP_START] +
                        (1 - self->value[PSD_SCHEDULE_WARMUP_START]) * s / self->value[PSD_SCHEDULE_WARMUP]);
     return self->kind ? self->kind->rate(self, base, s - self->value[PSD_SCHEDULE_WARMUP]) : base;
+}
+
+/* The first of `parts` points of the job from which on the rate is 0 up to its end; `parts`: it is not. */
+static int zero_from(const psd_schedule_t *self, double base, double end, int parts)
+{
+    int first = parts;
+    while (first > 0 && psd_schedule_rate(self, base, end * (first - 1) / parts) == 0)
+        first--;
+    return first;
+}
+
+bool psd_schedule_doubt(const psd_schedule_t *self, double base, double end, char why[PSD_SCHEDULE_DOUBT])
+{
+    enum { PARTS = 100, LAST = 98 }; /* a rate that is 0 only in the last steps is one that falls to 0 */
+    const char *unit = psd_schedule_unit_name(self->unit);
+    const double warmup = self->value[PSD_SCHEDULE_WARMUP];
+    if (!self->kind || !(base > 0))
+        return false;
+    if (self->kind->rate == cosine && self->value[COSINE_MIN] > base) {
+        snprintf(why, PSD_SCHEDULE_DOUBT,
+                 "min is %g, above the optimizer's learning rate, %g, so the rate rises; lower min, or raise lr",
+                 self->value[COSINE_MIN], base);
+        return true;
+    }
+    if (!(end > 0))
+        return false;
+    if (warmup >= end) {
+        snprintf(
+            why, PSD_SCHEDULE_DOUBT,
+            "the warm-up takes %g %ss, but the job ends after %g, before the rate reaches %g; shorten warmup, or train for longer",
+            warmup, unit, end, base);
+        return true;
+    }
+    const int from = zero_from(self, base, end, PARTS);
+    if (from > LAST)
+        return false;
+    snprintf(why, PSD_SCHEDULE_DOUBT,
+             "the rate is 0 from about %s %.6g on, but the job ends after %.6g: the rest changes nothing; lengthen the schedule, "
+             "or train "
+             "for less long",
+             unit, end * from / PARTS, end);
+    return true;
 }
 
 bool psd_schedule_momentum(const psd_schedule_t *self, double s, double *momentum)

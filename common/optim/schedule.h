@@ -80,6 +80,12 @@ const char *psd_schedule_unit_name(psd_schedule_unit_t unit);
  * comes next. 0 where an epoch counts and its rows are not known (0). */
 double psd_schedule_progress(const psd_schedule_t *self, uint64_t steps, uint64_t samples, uint64_t rows);
 
+enum { PSD_SCHEDULE_DOUBT = 320 };
+
+/* What its author may not have meant, where the base rate is `base` and the job ends at `end` (0: nobody knows): the sentence, with
+ * its cure, in `why`; false when there is nothing. */
+bool psd_schedule_doubt(const psd_schedule_t *self, double base, double end, char why[PSD_SCHEDULE_DOUBT]);
+
 /* The learning rate at `s` (at least 0) where the base rate is `base`. */
 double psd_schedule_rate(const psd_schedule_t *self, double base, double s);
 

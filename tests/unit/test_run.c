@@ -239,6 +239,17 @@ Test(run, a_flag_reaches_the_children)
     cr_assert_not_null(strstr(output, "  world         3\n"));
 }
 
+Test(run, a_schedule_that_does_not_fit_the_job_is_warned_of_once)
+{
+    cr_assert_eq(run_linear("doubt", "--schedule='linear(steps=9, warmup=20)' --stop-steps=20 --workers-min=2"), 0, "%s", output);
+    const char *line = strstr(output, "id=schedule.doubt schedule=");
+    cr_assert_not_null(line, "%s", output);
+    cr_expect_not_null(strstr(line, "the warm-up takes 20 steps, but the job ends after 20"), "%s", output);
+    cr_expect_null(strstr(line + 1, "id=schedule.doubt"), "once per job: %s", output);
+    cr_assert_eq(run_linear("fits", "--schedule='linear(steps=18, warmup=2)' --stop-steps=20"), 0, "%s", output);
+    cr_expect_null(strstr(output, "schedule.doubt"), "%s", output);
+}
+
 Test(run, without_rounds_the_learning_rate_is_divided_by_the_workers_and_that_is_logged)
 {
     cr_assert_eq(run_linear("asp", "--sync-mode=asp --servers=2 --optimizer='sgd(lr=0.1)'"), 0, "%s", output);

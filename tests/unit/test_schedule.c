@@ -206,3 +206,33 @@ Test(schedule, a_wrong_schedule_is_refused_with_the_column_and_the_reason)
         cr_expect(!schedule.kind && schedule.value[0] == 7, "nothing is changed");
     }
 }
+
+Test(schedule, one_that_does_not_fit_the_job_is_doubted_with_a_cure)
+{
+    static const struct {
+        const char *spec;
+        double base, end;
+        const char *words; /* "": nothing is wrong */
+    } rows[] = {
+        { "constant", 0.1, 100, "" },
+        { "cosine(steps=100, min=0.2)", 0.1, 100, "min is 0.2, above the optimizer's learning rate, 0.1, so the rate rises" },
+        { "cosine(steps=100, min=0.2)", 0.1, 0, "min is 0.2, above" },
+        { "cosine(steps=100, min=0.1)", 0.1, 100, "" },
+        { "cosine(steps=100)", 0.1, 100, "" },
+        { "cosine(steps=100)", 0.1, 0, "" },
+        { "cosine(steps=100)", 0.1, 400,
+          "the rate is 0 from about step 100 on, but the job ends after 400: the rest changes nothing" },
+        { "cosine(steps=100, min=1e-4)", 0.1, 400, "" },
+        { "linear(steps=90, warmup=10)", 0.1, 100, "" },
+        { "linear(steps=90, warmup=100)", 0.1, 100, "the warm-up takes 100 steps, but the job ends after 100, before the rate" },
+        { "polynomial(steps=50)", 0.1, 100, "the rate is 0 from about step 50 on" },
+        { "wsd(stable=10, decay=10)", 0.1, 100, "the rate is 0 from about step 20 on" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const psd_schedule_t schedule = parsed(rows[i].spec);
+        char why[PSD_SCHEDULE_DOUBT] = "";
+        cr_expect_eq(psd_schedule_doubt(&schedule, rows[i].base, rows[i].end, why), *rows[i].words != '\0', "%s: %s", rows[i].spec,
+                     why);
+        cr_expect_not_null(strstr(why, rows[i].words), "%s: %s", rows[i].spec, why);
+    }
+}
