@@ -194,6 +194,38 @@ static bool saves_over_a_file(const psd_values_t *o, char *why) { return replace
 
 static bool traces_into_a_file(const psd_values_t *o, char *why) { return replaces_a_file(o, PSD_OPT_trace, why); }
 
+bool psd_contradiction_is_stream(const psd_option_t *row, const char *text)
+{
+    const char *path = psd_option_path(row, text);
+    struct stat facts;
+    return path && stat(path, &facts) == 0 && !S_ISREG(facts.st_mode) && !S_ISDIR(facts.st_mode);
+}
+
+/* Each worker reads all of the data: of a pipe, the first would take what the second waits for. */
+static bool shares_a_stream(const psd_values_t *o, psd_option_id_t id, char *why)
+{
+    const int64_t least = o->at(o->arg, PSD_OPT_workers_min)->i, want = o->at(o->arg, PSD_OPT_workers_want)->i;
+    const char *text = o->at(o->arg, id)->text;
+    return (want > least ? want : least) > 1 && psd_contradiction_is_stream(psd_option_at(id), text) &&
+           says(why, "%s names %.160s, which can be read only once, but each of %" PRId64 " workers reads it; write it to a file",
+                psd_option_at(id)->key, text, want > least ? want : least);
+}
+
+static bool shares_train(const psd_values_t *o, char *why) { return shares_a_stream(o, PSD_OPT_data_train, why); }
+
+static bool shares_labels(const psd_values_t *o, char *why) { return shares_a_stream(o, PSD_OPT_data_labels, why); }
+
+static bool shares_test(const psd_values_t *o, char *why) { return shares_a_stream(o, PSD_OPT_data_test, why); }
+
+static bool shares_test_labels(const psd_values_t *o, char *why) { return shares_a_stream(o, PSD_OPT_data_test_labels, why); }
+
+/* Evaluations that only come at the end can stop nothing. */
+static bool has_patience_without_evaluations(const psd_values_t *o, char *why)
+{
+    return o->at(o->arg, PSD_OPT_stop_patience)->u && !(o->at(o->arg, PSD_OPT_eval_every)->d > 0) &&
+           says(why, "stop.patience is set, but eval.every is 0, so the only evaluation is at the end; set eval.every above 0");
+}
+
 static const struct contradiction {
     psd_option_id_t id; /* the option to point at */
     bool (*is_there)(const psd_values_t *o, char *why);
@@ -212,6 +244,11 @@ static const struct contradiction {
     { PSD_OPT_sync_accumulate, gathers_votes },
     { PSD_OPT_save, saves_over_a_file },
     { PSD_OPT_trace, traces_into_a_file },
+    { PSD_OPT_data_train, shares_train },
+    { PSD_OPT_data_labels, shares_labels },
+    { PSD_OPT_data_test, shares_test },
+    { PSD_OPT_data_test_labels, shares_test_labels },
+    { PSD_OPT_stop_patience, has_patience_without_evaluations },
 };
 
 int psd_contradiction(const psd_values_t *values, size_t i, psd_option_id_t *id, char why[PSD_OPTION_WHY])

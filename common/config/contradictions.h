@@ -16,6 +16,9 @@ typedef struct psd_values {
  * does not; -1 past the table's end. */
 int psd_contradiction(const psd_values_t *values, size_t i, psd_option_id_t *id, char why[PSD_OPTION_WHY]);
 
+/* Whether the option's text names a file that can be read only once: a pipe, a socket or a device. */
+bool psd_contradiction_is_stream(const psd_option_t *row, const char *text);
+
 /* Whether writing the file `path`, which `output` names, would replace the file `other` that `input` names: both lead to one
  * regular file, over links too, or would once it is there. Writes the sentence. */
 bool psd_contradiction_replaces(const char *output, const char *path, const char *input, const char *other,

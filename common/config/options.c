@@ -240,7 +240,8 @@ static int load_file(psd_options_t *self, psd_err_t *err)
     self->is_starved |= !text || (!file && errno == ENOMEM) || (file && !find_folder(self, file));
     size_t n = file && !self->is_starved ? fread(text, 1, PSD_JOBFILE_MAX_BYTES + 1, file) : 0;
     int rc = self->is_starved        ? report(self, PSD_ECONFIG, err)
-             : !file || ferror(file) ? psd_err_set(err, PSD_ENOINPUT, "cannot read job file %s: %s", self->file, strerror(errno))
+             : !file || ferror(file) ? psd_err_set(err, PSD_ENOINPUT, "cannot read job file %s: %s%s", self->file, strerror(errno),
+                                                   errno == EISDIR ? "; name the job's YAML file" : "")
                                      : psd_options_load_text(self, self->file, text, n, err);
     if (file)
         fclose(file);
@@ -352,6 +353,24 @@ static void compare_values(psd_options_t *self)
             complain(self, "%s: %s", psd_options_origin(self, id), why);
 }
 
+static void forget_complaints(psd_options_t *self)
+{
+    free(self->complaints);
+    self->complaints = NULL;
+    self->n_complaints = 0;
+}
+
+int psd_options_change(psd_options_t *self, psd_option_id_t id, const char *text, const char *origin, psd_err_t *err)
+{
+    assert(!self->n_complaints);
+    take_value(self, psd_option_at(id), text, FROM_FLAG, origin, origin);
+    if (!self->n_complaints)
+        compare_values(self);
+    const int rc = report(self, PSD_ECONFIG, err);
+    forget_complaints(self);
+    return rc;
+}
+
 /* Set from the job file and the environment what no flag has set, and report all that is wrong: PSD_EUSAGE if a flag is. */
 static int load_rest(psd_options_t *self, psd_err_t *err)
 {
@@ -434,6 +453,15 @@ void psd_options_destroy(psd_options_t **self_p)
 
 const char *psd_options_file(const psd_options_t *self) { return self->file ? self->file : ""; }
 bool psd_options_file_is_stream(const psd_options_t *self) { return self->file_is_stream; }
+
+psd_option_id_t psd_options_stream(const psd_options_t *self)
+{
+    static const psd_option_id_t data[] = { PSD_OPT_data_train, PSD_OPT_data_labels, PSD_OPT_data_test, PSD_OPT_data_test_labels };
+    for (size_t i = 0; i < sizeof data / sizeof *data; i++)
+        if (psd_contradiction_is_stream(psd_option_at(data[i]), psd_options_text(self, data[i])))
+            return data[i];
+    return PSD_N_OPTIONS;
+}
 
 /* The value of an option of one of these types, or the code is wrong. */
 static const value_t *value_of(const psd_options_t *self, psd_option_id_t id, unsigned type_mask)

@@ -43,6 +43,13 @@ const char *psd_options_complaints(const psd_options_t *self);
 const char *psd_options_file(const psd_options_t *self);
 bool psd_options_file_is_stream(const psd_options_t *self);
 
+/* The first option that names data which can be read only once: a pipe, or another file that is not regular; PSD_N_OPTIONS: none. */
+psd_option_id_t psd_options_stream(const psd_options_t *self);
+
+/* Change an option after loading, as if `origin` had set it. PSD_ECONFIG, with all that is wrong with the value or contradicts it;
+ * the option is changed nevertheless if the value itself is valid. PSD_ENOMEM. */
+int psd_options_change(psd_options_t *self, psd_option_id_t id, const char *text, const char *origin, psd_err_t *err);
+
 /* Values, each read from its place. The option must be of the type; text lives until destroy. `int` is for INT, `uint`
  * for UINT64 and SIZE, `ms` for DURATION, `list`, `numbers`, `texts` for LIST, NUMBERS, TEXTS (`*n` items),
  * `string` for all the others. */

@@ -423,13 +423,29 @@ Test(compare, a_run_that_loses_a_worker_is_not_a_result_and_the_others_continue)
     cr_expect_not_null(strstr(output, "compare.done run=2 of=2 optimizer=\"sgd(lr=0.5)\" seed=1 outcome=done"), "%s", output);
 }
 
-Test(compare, a_message_of_every_run_is_printed_once)
+Test(compare, rules_and_data_that_no_run_could_use_are_refused_before_the_first_run)
 {
     cr_assert_eq(compare(SHORT " --run-dir=c --data-train=csv:/no/such.csv --model-kind=linear "
                                "--model-layers= --optimizers sgd adam"),
                  66, "%s", output);
-    cr_expect_eq(count("compare.failed "), 1, "%s", output);
-    cr_expect_not_null(strstr(output, "/no/such.csv: No such file or directory"), "%s", output);
+    cr_expect_null(strstr(output, "compare.failed "), "%s", output);
+    cr_expect_not_null(strstr(output, "--data-train: /no/such.csv: No such file or directory"), "%s", output);
+    static const struct {
+        const char *rule, *flags, *words;
+    } rows[] = {
+        { "dlion(lr=1e-4)", "--codec-push='topk(0.1)'", "--codec-push: codec.push is topk(0.1), which would drop most votes" },
+        { "muon", "--sync-mode=asp --workers-min=1", "optimizer muon steps whole tensors" },
+        { "prodigy", "--groups='*.bias(lr_mult=2)'", "its groups may differ only in weight_decay" },
+        { "adam", "--groups='none(lr_mult=2)'", "none matches no tensor of the model" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char line[512];
+        snprintf(line, sizeof line, SHORT " --run-dir=c %s --optimizers 'sgd(lr=0.5)' '%s'", rows[i].flags, rows[i].rule);
+        cr_expect_eq(compare(line), 78, "%s: %s", rows[i].rule, output);
+        cr_expect_not_null(strstr(output, "of compare.optimizers, "), "%s", output);
+        cr_expect_not_null(strstr(output, rows[i].words), "%s", output);
+    }
+    cr_expect_neq(shell("test -e c"), 0, "no run has begun");
 }
 
 Test(compare, runs_of_a_seed_with_other_weights_or_rows_are_not_compared)

@@ -413,6 +413,15 @@ Test(tuning, a_chosen_rate_at_the_edge_of_the_grid_is_said_at_the_end)
         cr_expect_eq(last->contender[c].is_at_edge, last->contender[c].named == 0 && last->contender[c].factor == 10);
 }
 
+Test(tuning, short_runs_are_long_enough_for_slow_weights_to_move)
+{
+    cr_assert_eq(begin_with("sgd(lr=1); lookahead(sgd(lr=1), k=400)", "0.1,1,10", "--job=t"), PSD_OK, "%s", err.text);
+    cr_expect_float_eq(psd_tuning_now(&tuning)->share, 0.25, 1e-12, "400 of 1600 steps");
+    teardown();
+    cr_assert_eq(begin_with("sgd(lr=1); lookahead(sgd(lr=1), k=400)", "0.1,1,10", "--stop-epochs=9"), PSD_OK, "%s", err.text);
+    cr_expect_float_eq(psd_tuning_now(&tuning)->share, 0.15, 1e-12, "the steps of an epoch are not known");
+}
+
 Test(tuning, a_rate_that_fails_is_cut_and_a_single_rate_is_not_a_search)
 {
     bool done;

@@ -138,6 +138,7 @@ static int run_all(compare_t *self, int *code, psd_err_t *err)
     psd_trials_t trials;
     psd_study_t *study = &self->study;
     int rc = psd_comparison_begin(&self->comparison, study->options, err);
+    rc = rc ? rc : psd_study_check_rules(study, &self->comparison, err);
     rc = rc ? rc : psd_study_hold(study, err);
     rc = rc ? rc : psd_trials_run(study->verb, study->options, &self->comparison, study->directory, &trials, err);
     if (rc)

@@ -118,6 +118,7 @@ static int search(tune_t *self, int *code, psd_err_t *err)
     psd_study_t *study = &self->study;
     bool done = false;
     int rc = psd_tuning_begin(&self->tuning, study->options, err);
+    rc = rc ? rc : psd_study_check_rules(study, &self->tuning.grid, err);
     rc = rc ? rc : psd_study_hold(study, err);
     while (!rc && !done) {
         psd_trials_t trials;

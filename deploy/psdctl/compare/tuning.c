@@ -21,13 +21,25 @@ size_t psd_tuning_rounds(size_t n_rates)
     return rounds;
 }
 
+/* The fraction of the job in which each Lookahead moves its slow weights once; 0 if that is not known, because the job ends by epochs. */
+static double least_share(const psd_tuning_t *self)
+{
+    const psd_options_t *o = self->grid.options;
+    const uint64_t steps = psd_options_uint(o, PSD_OPT_stop_steps);
+    uint32_t k = 0;
+    for (size_t c = 0; c < self->grid.n; c++)
+        if (self->grid.contender[c].rule.lookahead && self->grid.contender[c].rule.k > k)
+            k = self->grid.contender[c].rule.k;
+    return !steps || psd_options_double(o, PSD_OPT_stop_epochs) > 0 ? 0 : fmin((double)k / (double)steps, 1);
+}
+
 /* The fraction of the job in round `r`, from 0: 1 in the last, 0.15 in the one before it, and a third of the next one's in each
  * earlier round. With nine rates, the search costs 9 * 0.05 + 3 * 0.15 + 2 = 2.9 whole jobs instead of nine, less than a third even
  * after each run is rounded up to a whole step. */
 static double share_of(const psd_tuning_t *self, size_t r)
 {
     const size_t before_last = self->n_rounds - 1 - r;
-    return before_last ? 0.15 * pow(PSD_TUNING_THIRD, 1 - (double)before_last) : 1;
+    return before_last ? fmax(0.15 * pow(PSD_TUNING_THIRD, 1 - (double)before_last), least_share(self)) : 1;
 }
 
 /* ---- Range tests ---- */
