@@ -37,6 +37,7 @@ struct psd_dataset {
     size_t first_class;       /* of PSD_LABEL_CLASS: the smallest label; 0 unless classes are counted from 1, or some are missing */
     size_t n_skipped;         /* rows of the file that data.na left out */
     size_t n_unknown;         /* words that the training set does not have, and that so have no feature */
+    size_t widest_line;       /* of a sparse file: the line with the largest index, from 1; 0: none */
     bool minus_one;           /* labels were -1 and +1 in the file, and are 0 and 1 here */
     bool unlabelled;          /* rows to be predicted: there are no labels, and `label` is 0 */
     psd_encoding_t *encoding; /* of a training set that is a table: how its columns became features; else NULL */

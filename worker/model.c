@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/base/rng.h"
 #include "worker/blas.h"
@@ -265,6 +266,21 @@ static void initialise(psd_model_t *self, uint64_t seed)
     }
 }
 
+/* Check before memory is taken that weights and gradients fit into the machine's. */
+static int check_size(const psd_model_t *self, psd_err_t *err)
+{
+    const double gib = 1 << 30, room = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    double bytes = 0;
+    for (size_t i = 0; i < self->n_layers; i++)
+        bytes += 2 * sizeof(float) * (double)self->width[i] * (double)self->width[i + 1];
+    return bytes < room
+               ? PSD_OK
+               : psd_err_set(err, PSD_ENOMEM,
+                             "a model of %zu features and %zu outputs takes %.3g GiB for weights and gradients, more than the "
+                             "%.3g GiB of this machine",
+                             self->width[0], self->width[self->n_layers], bytes / gib, room / gib);
+}
+
 psd_model_t *psd_model_new(const psd_model_config_t *config, const psd_dataset_t *train, psd_err_t *err)
 {
     const psd_blas_t *blas = psd_blas(err);
@@ -275,7 +291,7 @@ psd_model_t *psd_model_new(const psd_model_config_t *config, const psd_dataset_t
         return NULL;
     }
     self->blas = blas;
-    if (choose(self, config, train, err)) {
+    if (choose(self, config, train, err) || check_size(self, err)) {
         psd_model_destroy(&self);
     } else if (!allocate(self, train)) {
         psd_err_set(err, PSD_ENOMEM, "no memory for a model of %zu features and %zu outputs", self->width[0],

@@ -1,5 +1,6 @@
 #include "worker/setup.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +25,11 @@ static int blame(const psd_options_t *o, psd_option_id_t id, psd_err_t *err)
     return strcmp(origin, "default") ? psd_err_wrap(err, "%s", origin) : err->code;
 }
 
+/* From so many features on, psd says which line they come from, if few occur. */
+enum { WIDE = 1 << 24 };
+
+#define WIDE_CURE "number features without gaps, or write the rows for vw, which hashes their names into 2^data.hash_bits"
+
 /* Log what was read, and warn of readings that may surprise the user. */
 static void tell(const psd_setup_t *self, const psd_options_t *o)
 {
@@ -39,6 +45,11 @@ static void tell(const psd_setup_t *self, const psd_options_t *o)
                      "words=%zu reason=\"the test set has words that the training set does not have; they have no "
                      "feature\"",
                      test->n_unknown);
+    if (train->widest_line && train->n_features >= WIDE && train->row_start[train->n_rows] < train->n_features / 10)
+        psd_log_warn("data.wide",
+                     "features=%zu values=%" PRIu64 " line=%zu reason=\"memory is taken for every index up to the largest, "
+                     "which that line has; " WIDE_CURE "\"",
+                     train->n_features, train->row_start[train->n_rows], train->widest_line);
     if (psd_dataset_has_one_class(train))
         psd_log_warn("data.one_class", "class=%.0f rows=%zu reason=\"all rows that are trained on are of one class\"",
                      (double)train->label[0], train->n_rows);
@@ -226,6 +237,11 @@ static int choose_metric(psd_setup_t *self, const psd_options_t *o, psd_err_t *e
     const char *name = psd_options_string(o, PSD_OPT_eval_metric);
     const psd_model_kind_t *kind = psd_model_kind_find(psd_options_string(o, PSD_OPT_model_kind));
     self->metric = psd_metric_find(strcmp(name, "auto") ? name : kind->metric);
+    const double target = psd_options_double(o, PSD_OPT_stop_target);
+    if (psd_metric_suits(self->metric, self->train) && !self->metric->smaller_is_better && target > 1)
+        return psd_err_set(err, PSD_ECONFIG, "stop.target is %g, but %s is at most 1; set a target up to 1", target,
+                           self->metric->name),
+               blame(o, PSD_OPT_stop_target, err);
     if (psd_metric_suits(self->metric, self->train))
         return PSD_OK;
     if (self->metric->labels == self->train->kind)
@@ -235,6 +251,15 @@ static int choose_metric(psd_setup_t *self, const psd_options_t *o, psd_err_t *e
         psd_err_set(err, PSD_ECONFIG, "eval.metric %s does not go with model.kind %s; choose %s", name, kind->name,
                     kind->labels == PSD_LABEL_CLASS ? "accuracy, logloss or auc" : "mse, mae or r2");
     return blame(o, PSD_OPT_eval_metric, err);
+}
+
+/* The features are as many as the largest index says. */
+static int blame_index(const psd_dataset_t *set, const psd_options_t *o, psd_err_t *err)
+{
+    const psd_err_t why = *err;
+    psd_err_set(err, why.code, "line %zu of the training set has the largest index, and %s; " WIDE_CURE, set->widest_line,
+                why.text);
+    return blame(o, PSD_OPT_data_train, err);
 }
 
 int psd_setup_model(psd_model_t **out, const psd_options_t *o, const psd_dataset_t *set, psd_err_t *err)
@@ -250,6 +275,8 @@ int psd_setup_model(psd_model_t **out, const psd_options_t *o, const psd_dataset
                                   .loss = psd_options_string(o, PSD_OPT_model_loss),
                                   .seed = psd_options_uint(o, PSD_OPT_seed) };
     *out = psd_model_new(&config, set, err);
+    if (!*out && err->code == PSD_ENOMEM && set->widest_line && set->n_features >= WIDE)
+        return blame_index(set, o, err);
     return *out ? PSD_OK : blame(o, n ? PSD_OPT_model_layers : PSD_OPT_model_kind, err);
 }
 

@@ -208,10 +208,36 @@ refused 64 '--lr-sweep: compare.lr_sweep is 1e9' psdctl compare job.yaml --optim
 refused 64 '--lr-sweep: compare.lr_sweep is 1e9' psdctl tune job.yaml --optimizers sgd --lr-sweep=1e9
 refused 64 '--seeds: compare.seeds is 0' psdctl compare job.yaml --optimizers sgd --seeds=0
 refused 78 'environment PSD_COMPARE__LR_SWEEP: ' env PSD_COMPARE__LR_SWEEP=x "$bin/psdctl" tune job.yaml --optimizers sgd
+printf '1 1:1\n0 2147483647:1\n1023 1:1\n' >wide.svm
+refused 71 '--data-train: line 2 of the training set has the largest index, and a model of 2147483647 features and 1024 outputs takes |number features without gaps' \
+    psdctl config check --data-train=libsvm:wide.svm --model-kind=softmax --data-batch=2
+mkfifo pipe.csv
+refused 78 '--data-train: data.train names csv:pipe.csv, which can be read only once, but each of 2 workers reads it; write it to a file' \
+    psdctl config check --data-train=csv:pipe.csv --workers-min=2
+refused 78 '--data-train: data.train names csv:pipe.csv, which can be read only once, but each run reads it; write it to a file' \
+    psdctl compare --data-train=csv:pipe.csv --optimizers sgd --stop-steps=1 --run-dir=piped
+refused 78 '--data-train: data.train names csv:pipe.csv, which can be read only once, but verify reads it twice; write it to a file' \
+    psdctl verify --data-train=csv:pipe.csv --stop-steps=1
+refused 78 'nothing ends the job: set stop.epochs or stop.steps' psdctl verify --data-train=glyphs:100
+refused 66 "cannot read job file .: Is a directory; name the job's YAML file" psdctl verify .
+refused 78 '--stop-target: stop.target is 1.5, but accuracy is at most 1' psdctl config check --data-train=glyphs:100 --stop-target=1.5
+refused 78 '--stop-patience: stop.patience is set, but eval.every is 0' psdctl config check --data-train=glyphs:100 --stop-patience=2 --eval-every=0
 refused 66 '--init: /tmp: is a directory; name the file in it' psdctl config check --data-train=glyphs:100 --init=/tmp
 refused 78 'role|boss' psdctl keygen me --role=boss
 refused 69 '127.0.0.1:1' psdctl status 127.0.0.1:1
 refused 64 'http' psdctl status ftp://x
+
+# Long before it gives up, a replay says what it waits for.
+"$bin/psdctl" replay --server tcp://127.0.0.1:1 --case=sgd-plain "$source/tests/golden/sgd.txt" >out 2>err &
+replay=$!
+for ((i = 0; i < 400; i++)); do
+    ! grep -q '^psdctl replay: waiting: no process listens at 127.0.0.1:1: connection refused$' err || break
+    kill -0 "$replay" 2>kill.err || break
+    sleep 0.1
+done
+kill "$replay" || miss "a replay without a server ended before it said what it waits for: $(cat err)"
+wait "$replay" || true
+grep -q '^psdctl replay: waiting: no process listens' err || miss "a replay does not say what it waits for: $(cat err)"
 
 echo "broken: $n refused"
 [ "$n" -ge 120 ] || miss "only $n cases"

@@ -88,6 +88,11 @@ Test(setup, readings_that_may_surprise_are_warned_of)
     write_file("train.csv", "a,b,y\n1,2,1\n3,4,3\n5,6,2\n");
     load("--model-kind=softmax");
     expect_logged(" id=data.classes labels=1..3 classes=4 reason=\"classes count from 0: class 0 never occurs\"\n");
+    write_file("wide.svm", "1 3:1\n0 20000000:1 1:2\n");
+    load("--data-train=libsvm:wide.svm --data-label-column= --model-kind=logistic");
+    expect_logged(
+        " id=data.wide features=20000000 values=3 line=2 reason=\"memory is taken for every index up to the largest, which that "
+        "line has; number features without gaps, or ");
     write_file("train.csv", "a,b,y\n1,2,1\n3,4,1\n5,6,1\n");
     load("--model-kind=logistic");
     expect_logged(" id=data.one_class class=1 rows=3 reason=\"all rows that are trained on are of one class\"\n");

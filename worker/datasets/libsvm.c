@@ -99,8 +99,10 @@ static int add_value(parser_t *self, uint64_t column, float value, psd_err_t *er
     self->sorted = self->sorted && (self->n == set->row_start[set->n_rows - 1] || set->column[self->n - 1] < column);
     set->column[self->n] = (uint32_t)column;
     set->value[self->n++] = value;
-    if (column >= self->n_features)
+    if (column >= self->n_features) {
         self->n_features = column + 1;
+        set->widest_line = self->line;
+    }
     return PSD_OK;
 }
 

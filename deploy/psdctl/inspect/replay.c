@@ -106,12 +106,24 @@ static int register_weights(member_t *self)
     return PSD_OK;
 }
 
+/* Say whom it waits for; the other events of a worker are of no interest here. */
+static void say_waiting(void *arg, int level, const char *id, const char *line)
+{
+    const char *quoted = strchr(line, '"'); /* for="no process listens at ..." */
+    (void)arg, (void)level;
+    if (!strcmp(id, "worker.waiting") && quoted)
+        fprintf(stderr, "psdctl replay: waiting: %.*s\n", (int)strcspn(quoted + 1, "\""), quoted + 1);
+}
+
 static void join_one(void *arg)
 {
     member_t *self = arg;
-    const psd_worker_config_t config = {
-        .size = sizeof config, .join = self->join, .job = self->job, .worker = (int)self->index + 1, .insecure = 1
-    };
+    const psd_worker_config_t config = { .size = sizeof config,
+                                         .join = self->join,
+                                         .job = self->job,
+                                         .worker = (int)self->index + 1,
+                                         .insecure = 1,
+                                         .log = self->index ? NULL : say_waiting };
     self->rc = psd_worker_connect(&self->worker, &config);
     if (self->rc)
         self->rc = worker_error(self->worker, self->rc, self->join, &self->err);

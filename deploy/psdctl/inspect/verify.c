@@ -49,7 +49,14 @@ static int survey(verify_t *self, FILE *trace, psd_err_t *err)
     }
     if (!feof(trace))
         return psd_err_set(err, PSD_EDATA, "line %" PRIu64 " of the trace %s is malformed", self->lines + 1, self->path);
-    return self->lines ? PSD_OK : psd_err_set(err, PSD_EDIVERGED, "the job made no step");
+    const char *saved = psd_options_string(self->options, PSD_OPT_checkpoint_dir);
+    return self->lines ? PSD_OK
+           : *saved
+               ? psd_err_set(err, PSD_EDIVERGED,
+                             "the job made no step, because the checkpoints in %s are of its end; set checkpoint.dir to an empty "
+                             "directory, or leave it out",
+                             saved)
+               : psd_err_set(err, PSD_EDIVERGED, "the job made no step; raise stop.steps or stop.epochs");
 }
 
 /* Make the same rounds in this process, and keep the hashes of the steps in the trace. */
@@ -180,6 +187,13 @@ static int prepare(verify_t *self, psd_err_t *err)
         return refuse(err, "only bsp has a reproducible result: in asp it depends on the order of arrival; set sync.mode to bsp");
     if (psd_options_file_is_stream(self->options))
         return refuse(err, "verify must read the job file twice, which a pipe does not allow; write it to a file");
+    if (!psd_options_uint(self->options, PSD_OPT_stop_steps) && !(psd_options_double(self->options, PSD_OPT_stop_epochs) > 0))
+        return refuse(err, "nothing ends the job: set stop.epochs or stop.steps");
+    const psd_option_id_t stream = psd_options_stream(self->options);
+    if (stream != PSD_N_OPTIONS)
+        return psd_err_set(
+            err, PSD_ECONFIG, "%s: %s names %s, which can be read only once, but verify reads it twice; write it to a file",
+            psd_options_origin(self->options, stream), psd_option_at(stream)->key, psd_options_text(self->options, stream));
     if (*psd_options_string(self->options, PSD_OPT_trace))
         return refuse(err, "verify sets trace itself; leave it out");
     snprintf(self->path, sizeof self->path, "/tmp/psd-verify-XXXXXX");
