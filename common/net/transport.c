@@ -461,8 +461,8 @@ static void before_sleep(uv_prepare_t *prepare)
 static void after_sleep(uv_check_t *check)
 {
     psd_socket_t *self = check->data;
-    for (int i = 0; self->is_stirred && i < DRAIN && self->read(self); i++)
-        ;
+    for (int i = 0; self->is_stirred && i < DRAIN; i++)
+        self->is_stirred = self->read(self);
 }
 
 /* ---- opening ---- */
