@@ -627,11 +627,11 @@ psd_extent_t *psd_tensors_extents(const psd_tensor_list_t *list)
     return extents;
 }
 
-/* "fc1.weight [128, 784]", or "nothing" past the end of the list. */
+/* "fc1.weight [128, 784]", or "missing" past the end of the list. */
 static const char *describe(const psd_tensor_list_t *list, uint32_t index, char *text, size_t capacity)
 {
     if (index >= list->n)
-        return "nothing";
+        return "missing";
     const psd_tensor_desc_t *tensor = &list->tensor[index];
     int used = snprintf(text, capacity, "%s [", tensor->name);
     for (uint32_t i = 0; i < tensor->n_dims; i++)
@@ -648,7 +648,7 @@ int psd_tensors_compare(const psd_tensor_list_t *ours, const psd_tensor_list_t *
         char a[ROOM], b[ROOM];
         const char *our = describe(ours, i, a, sizeof a), *their = describe(theirs, i, b, sizeof b);
         if (strcmp(our, their) != 0)
-            return psd_err_set(err, PSD_EINVAL, "tensor %" PRIu32 ": ours %s, theirs %s", i, our, their);
+            return psd_err_set(err, PSD_EINVAL, "its tensor %" PRIu32 " is %s, the job's is %s", i, their, our);
     }
     return PSD_OK;
 }

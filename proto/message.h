@@ -377,8 +377,8 @@ int psd_tensors_copy(psd_tensor_list_t *out, const psd_tensor_list_t *in); /* PS
 /* The list->n tensors to cut, none of which must be whole, for the caller to free; NULL without memory. */
 psd_extent_t *psd_tensors_extents(const psd_tensor_list_t *list);
 
-/* PSD_OK when both lists are equal; otherwise PSD_EINVAL naming the first tensor (from 0) that differs, on both sides: "tensor 2:
- * ours fc1.weight [128, 784], theirs fc1.weight [100, 784]". */
+/* PSD_OK when both lists are equal; otherwise PSD_EINVAL naming the first of their tensors (from 0) that differs, and that of the
+ * job, which is ours: "its tensor 2 is fc1.weight [100, 784], the job's is fc1.weight [128, 784]". */
 int psd_tensors_compare(const psd_tensor_list_t *ours, const psd_tensor_list_t *theirs, psd_err_t *err);
 
 /* The same for inherited state of equal tensors; NULL: all state is new. "tensor fc1.weight: ours starts with that after 100

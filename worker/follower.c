@@ -218,6 +218,7 @@ static void on_tick(uv_timer_t *timer)
             open_socket(self, s);
     psd_reading_tick(self->reading, now, &self->out);
     carry_out(self);
+    psd_uplink_trouble(self->uplink, now); /* which also looks for it, if nobody answers */
 }
 
 static int timed_out(psd_follower_t *self, int timeout_ms)
@@ -226,8 +227,8 @@ static int timed_out(psd_follower_t *self, int timeout_ms)
     const char *trouble = psd_uplink_trouble(self->uplink, now_ms());
     psd_reading_describe_wait(self->reading, text, sizeof text);
     psd_reading_stop(self->reading);
-    return psd_err_set(&self->error, PSD_ETIMEOUT, "pull: nothing was read in %d ms; waiting for %s%s%.300s%s", timeout_ms, text,
-                       *trouble ? " (" : "", trouble, *trouble ? ")" : "");
+    return psd_err_set(&self->error, PSD_ETIMEOUT, "pull: nothing was read from %s in %d ms; waiting for %s%s%.300s%s",
+                       psd_uplink_address(self->uplink), timeout_ms, text, *trouble ? " (" : "", trouble, *trouble ? ")" : "");
 }
 
 int psd_follower_pull(psd_follower_t *self, int slow, int timeout_ms)

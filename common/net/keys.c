@@ -62,13 +62,21 @@ static bool find_key(const char *text, const char *word, char key[PSD_KEY_TEXT])
     return good;
 }
 
+/* Why the file cannot be opened; a missing one can be made. */
+static int cannot_open(const char *path, const char *what, const char *maker, psd_err_t *err)
+{
+    if (errno == ENOENT)
+        return psd_err_set(err, PSD_ENOINPUT, "there is no file %s with a %s; %s makes one", path, what, maker);
+    return psd_err_set(err, PSD_ECONFIG, "cannot read %s: %s", path, strerror(errno));
+}
+
 /* Read the key in a file with the line "secret KEY" or "public KEY". */
 static int read_key(const char *path, const char *word, char key[PSD_KEY_TEXT], psd_err_t *err)
 {
     char text[MAX_FILE] = "";
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0)
-        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_ECONFIG, "%s: %s", path, strerror(errno));
+        return cannot_open(path, "key", "psdctl keygen", err);
     int rc = PSD_OK;
     if (read(fd, text, sizeof text - 1) < 0 || !find_key(text, word, key))
         rc = psd_err_set(err, PSD_ECONFIG, "%s is not a file with a %s key; psdctl keygen makes one", path, word);
@@ -85,7 +93,7 @@ int psd_token_load(char token[PSD_TOKEN_TEXT], const char *path, psd_err_t *err)
     char text[PSD_TOKEN_TEXT + 2] = "";
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0)
-        return psd_err_set(err, errno == ENOENT ? PSD_ENOINPUT : PSD_ECONFIG, "%s: %s", path, strerror(errno));
+        return cannot_open(path, "token", "openssl rand -hex 32", err);
     ssize_t got = read(fd, text, sizeof text - 1);
     size_t n = got < 0 ? 0 : strcspn(text, "\r\n"), visible = 0;
     while (text[visible] > ' ' && text[visible] < 127)

@@ -122,7 +122,7 @@ uint32_t psd_absent_list(const psd_absent_t *self, const psd_absent_look_t *look
     list_servers(self, look->servers, &list);
     list_workers(self, look, &list);
     if (look->no_first)
-        add(&list, "the first checkpoint, which cannot be made: %.270s", look->no_first);
+        add(&list, "the first checkpoint, before which nothing is trained; it cannot be made: %.230s", look->no_first);
     return list.n;
 }
 

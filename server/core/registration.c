@@ -88,7 +88,9 @@ static void check_model(psd_registration_t *out, const psd_registration_look_t *
 {
     psd_err_t err = { 0 };
     if (look->model->n && psd_tensors_compare(look->model, it->model, &err))
-        refuse(out, PSD_REFUSAL_SHAPE, "worker %u registers another model: %s", it->row->id, err.text);
+        refuse(out, PSD_REFUSAL_SHAPE,
+               "worker %u registers another model: %s; give all workers the same tensors, in the same order", it->row->id,
+               err.text);
 }
 
 typedef void check_fn(psd_registration_t *out, const psd_registration_look_t *look, const psd_registrant_t *it);

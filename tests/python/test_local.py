@@ -231,6 +231,14 @@ class Launch(unittest.TestCase):
                 with self.assertRaisesRegex(psd.UnavailableError, "^server 1 was killed by signal 9 .*, psd.launch does not$"):
                     wait(worker)
 
+    def test_a_server_that_dies_before_the_end_of_the_block_is_an_error_there(self) -> None:
+        with self.assertRaisesRegex(psd.UnavailableError, "server 1 was killed by signal 9"), self.launch(servers=2) as job:
+            worker = psd.connect()
+            worker.register({"w": np.zeros(2, np.float32)})
+            job._servers[1].kill()
+            job._servers[1].wait()
+        self.assertFalse(job.directory.exists())
+
     def test_what_new_processes_cannot_import_is_refused_before_they_start(self) -> None:
         program = "import psd\ndef f(): pass\nwith psd.launch() as job: job.run(f)\n"
         typed = support.script(program).communicate(timeout=support.PATIENCE)[1]
@@ -247,6 +255,11 @@ class Launch(unittest.TestCase):
             path.write_text(program)
             said = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=support.PATIENCE)
             self.assertRegex(said.stderr, 'called by a script that is only being imported, .* under if __name__ == "__main__":')
+
+    def test_a_result_is_no_function(self) -> None:
+        with self.launch(workers=2) as job, self.assertRaisesRegex(psd.UsageError, r"run\(\) was given a NoneType, not a function; give it "
+                                                                   "without calling it"):
+            job.run(None)  # type: ignore[arg-type]
 
     def test_what_cannot_start_says_why(self) -> None:
         with self.assertRaisesRegex(psd.UnavailableError, "server 0 did not start: .*cannot make files in /proc/none"):

@@ -58,6 +58,18 @@ class Line(unittest.TestCase):
         self.assertEqual((self.worker.round_loss, self.worker.job_samples, self.worker.step_lr), (0.25, 4, 0.5))
         self.assertEqual(self.worker.weights["w"].ctypes.data, self.w.ctypes.data)
 
+    def test_register_comes_first(self) -> None:
+        for call in (lambda: self.worker.exchange({"w": self.w}), lambda: self.worker.exchange(None), lambda: self.worker.push("w", self.w),
+                     lambda: self.worker.push(0, self.w)):
+            with self.assertRaisesRegex(psd.UsageError, "no tensors are registered; call register first"):
+                call()
+
+    def test_another_model_is_refused_with_both_sides_of_the_tensor_that_differs(self) -> None:
+        self.register()
+        with self.assertRaisesRegex(psd.RefusedError, r"worker 1 registers another model: its tensor 1 is b \[4\], the job's is b \[\]; "
+                                    "give all workers the same tensors"), psd.connect(self.servers.join, insecure=True) as other:
+            other.register({"w": self.w, "b": np.zeros(4, np.float32)})
+
     def test_tensor_by_tensor_gives_the_same(self) -> None:
         self.register()
         self.worker.push("b", None)
@@ -307,7 +319,7 @@ class Line(unittest.TestCase):
             (lambda: worker.register({"all": flat, "v": flat[1:2], "w": flat[3:]}), "all and . share memory"),
             (lambda: worker.alloc(-1), r"the shape is \(-1,\); give whole numbers"),
             (lambda: worker.alloc((2, 1.5)), "give whole numbers"),
-            (lambda: worker.exchange([ones]), "1 gradients for 0 tensors"),
+            (lambda: worker.exchange([ones]), "no tensors are registered; call register first"),
             (lambda: worker.leave(finished=True), "no tensors are registered"),
         )
         after = (
@@ -431,10 +443,27 @@ class Alone(unittest.TestCase):
     def test_nobody_to_join_and_a_key_that_is_not_there_are_errors_with_what_to_do(self) -> None:
         with self.assertRaisesRegex(psd.ConfigError, "set PSD_JOIN"):
             psd.connect()
-        with self.assertRaisesRegex(psd.ConfigError, "nowhere.key"):
+        with self.assertRaisesRegex(psd.ConfigError, "there is no file /nowhere.key with a key; psdctl keygen makes one"):
             psd.connect("tcp://127.0.0.1:1", key="/nowhere.key", server_public="x" * 40)
         with self.assertRaises(psd.DeadlineError):
             psd.connect("tcp://127.0.0.1:1", insecure=True, join_timeout=0.3)
+
+    def test_a_wrong_address_is_named_with_what_was_found_there(self) -> None:
+        for call in (lambda: psd.connect("tcp://127.0.0.1:1", insecure=True, join_timeout=3),
+                     lambda: psd.read("tcp://127.0.0.1:1", insecure=True, timeout=3)):
+            said = ""
+            while "no process listens at 127.0.0.1:1: connection refused" not in said:  # what takes 2 s, on an idle machine
+                with self.assertRaisesRegex(psd.DeadlineError, "tcp://127.0.0.1:1") as raised:
+                    call()
+                said = str(raised.exception)
+
+    def test_a_file_that_is_not_there_is_an_error_of_python_and_of_psd(self) -> None:
+        for kind in (FileNotFoundError, psd.NoFileError, psd.PsdError):
+            with self.assertRaisesRegex(kind, "^cannot read /nowhere.st: No such file or directory; is the path right") as raised:
+                psd.load("/nowhere.st")
+        self.assertEqual((raised.exception.errno, raised.exception.filename), (2, "/nowhere.st"))
+        with self.assertRaisesRegex(psd.SystemDeniedError, "cannot read /: Is a directory; name a file"):
+            psd.load("/")
 
     def test_hints_name_arguments_and_no_flags(self) -> None:
         here = "tcp://127.0.0.1:1"
@@ -774,6 +803,13 @@ class Batches(unittest.TestCase):
                 steps += 1
                 trainer.skip()
             self.assertEqual(steps, wanted, f"{epochs} epochs of 3 steps")
+
+    def test_no_epochs_are_no_batches_and_a_warning(self) -> None:
+        for epochs in (0, 0.1):
+            with self.assertLogs("psd", "WARNING") as logs:
+                self.assertEqual(list(psd.batches(np.arange(30), Fake(), 10, epochs=epochs)), [])
+            self.assertEqual(len(logs.output), 1)
+            self.assertRegex(logs.output[0], rf"epochs.done epochs={epochs} of 3 steps each are less than a step, so there are no batches")
 
     def test_batches_go_on_after_an_exception_of_the_data(self) -> None:
         class Data:

@@ -218,6 +218,7 @@ stopped() {
     kill -TERM "$psdctl"
     ended 75
     grep -Eq '^  lives +[4-9], of worker 0; what it counted is of the last$' said || fail "$(cat said)"
+    grep -Eq '^  restarted +worker 0, [3-9] times; at first it ended with 75' said || fail "$(cat said)"
 }
 
 run_stopped() {

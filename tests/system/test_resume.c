@@ -126,7 +126,7 @@ Test(resume, another_model_is_refused_and_both_are_named)
     make_checkpoint();
     job_start(&job, "--stop-steps=100 --model-layers=784,12,10");
     job_expect_code(&job, 76);
-    expect_said("registers another model: tensor 0: ours ");
+    expect_said("registers another model: its tensor 0 is ");
     expect_said("[16, 784]");
     expect_said("[12, 784]");
 }

@@ -150,7 +150,7 @@ Test(absent, a_first_checkpoint_that_cannot_be_made_is_missing_too, .init = setu
     look.no_first = "server 1: full";
     psd_absent_note(&absent, START_MS, &look);
     cr_expect(psd_absent_is_first_alone(&absent, &look));
-    cr_expect_str_eq(words(), "the first checkpoint, which cannot be made: server 1: full");
+    cr_expect_str_eq(words(), "the first checkpoint, before which nothing is trained; it cannot be made: server 1: full");
     members->row[1].state = PSD_WORKER_LOST;
     psd_absent_note(&absent, START_MS, &look);
     cr_expect_not(psd_absent_is_first_alone(&absent, &look));

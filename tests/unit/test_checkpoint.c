@@ -489,8 +489,8 @@ Test(checkpoint, another_model_or_optimizer_is_refused_and_other_hyper_parameter
     cr_assert_eq(psd_tensors_copy(&list, &model), PSD_OK);
     list.tensor[0].dim[0] = 100, list.tensor[0].dim[1] = 128;
     cr_assert_eq(load_with(42, 1, &list, &rule), PSD_EDATA);
-    cr_assert_str_eq(err.text, "the checkpoint of clock 42 is of another model: tensor 0: ours fc1.weight [100, 128], "
-                               "theirs fc1.weight [128, 100]");
+    cr_assert_str_eq(err.text, "the checkpoint of clock 42 is of another model: its tensor 0 is fc1.weight [128, 100], "
+                               "the job's is fc1.weight [100, 128]");
     psd_tensors_clear(&list);
     remove_dir();
 }

@@ -433,11 +433,11 @@ Test(message, the_first_tensor_that_differs_is_named_with_both_sides)
     psd_tensor_desc_t b[] = { { .name = "w", .n_dims = 2, .dim = { 100, 784 } }, { .name = "b", .n_dims = 1, .dim = { 3 } } };
     psd_tensor_list_t ours = { .n = 2, .tensor = a }, theirs = { .n = 2, .tensor = b }, shorter = { .n = 1, .tensor = a };
     cr_assert_eq(psd_tensors_compare(&ours, &theirs, &err), PSD_EINVAL);
-    cr_assert_str_eq(err.text, "tensor 0: ours w [128, 784], theirs w [100, 784]");
+    cr_assert_str_eq(err.text, "its tensor 0 is w [100, 784], the job's is w [128, 784]");
     cr_assert_eq(psd_tensors_compare(&ours, &shorter, &err), PSD_EINVAL);
-    cr_assert_str_eq(err.text, "tensor 1: ours b [3], theirs nothing");
+    cr_assert_str_eq(err.text, "its tensor 1 is missing, the job's is b [3]");
     cr_assert_eq(psd_tensors_compare(&shorter, &ours, &err), PSD_EINVAL);
-    cr_assert_str_eq(err.text, "tensor 1: ours nothing, theirs b [3]");
+    cr_assert_str_eq(err.text, "its tensor 1 is b [3], the job's is missing");
 }
 
 static void assert_tensors_refused(psd_tensor_desc_t *rows, uint32_t n_rows, const char *why)

@@ -991,8 +991,8 @@ static void no_first_checkpoint(const char *mode)
     psd_coordinator_facts(psd_node_coordinator(node), &facts);
     cr_expect_eq(facts.state, PSD_JOB_DEGRADED);
     cr_expect(facts.lacks_first_point);
-    cr_expect_str_eq(facts.waiting_for,
-                     "the first checkpoint, which cannot be made: server 0: cannot write /x: No space left on device");
+    cr_expect_str_eq(facts.waiting_for, "the first checkpoint, before which nothing is trained; it cannot be made: server 0: "
+                                        "cannot write /x: No space left on device");
     cr_assert_eq(without_room(5000, text), PSD_EIO, "%s", text);
     cr_expect(strstr(text, "no checkpoint could be made for 5 s (join_timeout)") && strstr(text, "/x: No space left"), "%s", text);
 }

@@ -66,7 +66,9 @@ Test(registration, another_model_is_refused_and_the_tensor_is_named)
     copy[1].n_elements = copy[1].dim[0] = 9;
     cr_expect_eq(judge(1, &list, "glyphs, batch 64"), PSD_REGISTRATION_REFUSED);
     cr_expect_eq(out.refusal, PSD_REFUSAL_SHAPE);
-    cr_expect_str_eq(out.why, "worker 1 registers another model: tensor 1: ours fc1.weight [8], theirs fc1.weight [9]");
+    cr_expect_str_eq(out.why,
+                     "worker 1 registers another model: its tensor 1 is fc1.weight [9], the job's is fc1.weight [8]; give all "
+                     "workers the same tensors, in the same order");
 }
 
 Test(registration, what_others_train_on_is_quoted_to_one_that_trains_on_something_else)

@@ -1114,7 +1114,9 @@ Test(report, a_job_that_can_make_no_checkpoint_is_not_ready, .init = setup_check
     cr_assert(asked(PSD_ACT_SAVE_BEGIN));
     psd_node_saved(node, now, "No space left on device", &out);
     tick(100);
-    expect_ready(503, "[-]missing the first checkpoint, which cannot be made: server 0: No space left on device\n");
+    expect_ready(
+        503,
+        "[-]missing the first checkpoint, before which nothing is trained; it cannot be made: server 0: No space left on device\n");
 }
 
 static void server_joins(uint32_t server, uint64_t process)

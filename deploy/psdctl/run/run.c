@@ -674,6 +674,17 @@ static void print_far_summary(const run_t *run)
                file);
 }
 
+/* How often a process was restarted, and how it ended the first time. */
+static void print_restarts(const run_t *run)
+{
+    for (unsigned i = 0; i < n_posts(run); i++) {
+        const post_t *post = &run->post[i];
+        if (*post->first_end)
+            printf("  %-13s %s, %u time%s; at first it %s\n", "restarted", post->child.role, post->starts - 1,
+                   post->starts == 2 ? "" : "s", post->first_end);
+    }
+}
+
 /* The most important facts: score, time, directory. */
 static void print_first(const run_t *run, const json_t *summary)
 {
@@ -688,6 +699,7 @@ static void print_first(const run_t *run, const json_t *summary)
         printf("  %-13s %.3f s\n", "time", json_real_value(seconds));
     if (run->plan.hosts.n && !summary)
         print_far_summary(run);
+    print_restarts(run);
     printf("  %-13s %s\n", "kept in", run->plan.directory);
 }
 

@@ -31,12 +31,12 @@ with job:
     else:
         model = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, foreach=True)
-    order, at = torch.randperm(ROWS), 0
+    order, at = torch.randperm(ROWS)[ranks.rank::RANKS], 0  # each rank has rows of its own
 
     def step():
         global at
         batch = order[at:at + BATCH]
-        at = (at + BATCH) % ROWS
+        at = (at + BATCH) % len(order)
         optimizer.zero_grad(set_to_none=False)  # DDP's gradients are views of what it sends
         nn.functional.cross_entropy(model(rows[batch]), labels[batch]).backward()
         optimizer.step()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .data import Loader, Sampler, batches
     from .errors import (ConfigError, DeadlineError, FencedError, JobFailedError, LibraryError, NotAuthorizedError, PsdError,
-                         PsdPerformanceWarning, RefusedError, Stopped, SystemDeniedError, UnavailableError, UsageError,
+                         NoFileError, PsdPerformanceWarning, RefusedError, Stopped, SystemDeniedError, UnavailableError, UsageError,
                          WentBackError)
     from .follower import Follower
     from .local import LocalJob, launch
@@ -32,7 +32,7 @@ __version__ = "0.1.0"
 _HOME = {
     "data": ("Loader", "Sampler", "batches"),
     "errors": ("ConfigError", "DeadlineError", "FencedError", "JobFailedError", "LibraryError", "NotAuthorizedError", "PsdError",
-               "PsdPerformanceWarning", "RefusedError", "Stopped", "SystemDeniedError", "UnavailableError", "UsageError",
+               "NoFileError", "PsdPerformanceWarning", "RefusedError", "Stopped", "SystemDeniedError", "UnavailableError", "UsageError",
                "WentBackError"),
     "follower": ("Follower",),
     "local": ("LocalJob", "launch"),
@@ -45,7 +45,7 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "ConfigError", "DataError", "DeadlineError", "FencedError", "Follower", "Group", "Health", "JobFailedError", "LibraryError",
-    "Loader", "LocalJob",
+    "Loader", "LocalJob", "NoFileError",
     "NotAuthorizedError", "Optimizer", "Position", "PsdError", "PsdPerformanceWarning", "RefusedError", "Sampler",
     "Settings", "Stopped", "SystemDeniedError", "Ticket", "UnavailableError", "UsageError", "WentBackError", "Worker",
     "__version__", "batches", "connect", "import_state", "launch", "load", "read", "save"

@@ -46,9 +46,9 @@ class Order:
     a step the next `batch_size` of them. The last step of an epoch takes the remaining rows or, with `drop_last`, is left out."""
 
     def __init__(self, n_rows: int, batch_size: int, shuffle: bool = True, seed: int = 1, drop_last: bool = False) -> None:
-        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        if not _is_whole(batch_size) or batch_size < 1:
             raise UsageError(f"batch_size is {batch_size!r}", hint="give the number of rows of one step, over all workers together")
-        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+        if not _is_whole(seed) or not 0 <= seed < 2**63:
             raise UsageError(f"seed is {seed!r}", hint="give a whole number from 0 on, the same to all workers")
         if not n_rows:
             raise UsageError("the data have no rows", hint="is the path or the filter of the dataset right?")
@@ -84,6 +84,10 @@ class Order:
         return Cut(rows[n * rank // world:n * (rank + 1) // world], n, epoch)
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def _count(data: Any) -> int:
     try:
         return len(data)
@@ -107,7 +111,7 @@ class Sampler:
             raise UsageError(f"a {type(trainer).__name__} is given, whose position would cut the batches",
                              hint="make psd.Optimizer first, or psd.connect(), and give that")
         self.order = Order(_count(data), batch_size, shuffle, seed, drop_last)
-        if not isinstance(accumulate, (int, np.integer)) or not 0 < accumulate <= batch_size:
+        if not _is_whole(accumulate) or not 0 < accumulate <= batch_size:
             raise UsageError(f"accumulate is {accumulate!r}", hint="it is the number of batches that make one step")
         self.trainer, self.accumulate, self._epochs = trainer, accumulate, 0
         self._has_begun, self._is_another, self._has_warned = False, trainer.divides_rows, False
@@ -227,7 +231,10 @@ def batches(data: Any, trainer: Trainer, batch_size: int, epochs: float = 1, shu
         raise UsageError(f"epochs is {n_epochs:g}", hint="give a finite number of at least 0")
     last = round(n_epochs * sampler.order.steps)
     sampler.order.text += f", epochs {n_epochs:g}"
-    sampler._note_resumed(last)
+    if last:
+        sampler._note_resumed(last)
+    else:
+        log.warning("epochs.done epochs=%g of %d steps each are less than a step, so there are no batches", n_epochs, sampler.order.steps)
 
     def cut_all() -> Iterator[Any]:
         for rows in sampler._until(last):

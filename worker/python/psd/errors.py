@@ -79,6 +79,10 @@ class SystemDeniedError(PsdError, OSError):
     """The operating system denies memory, a thread, a socket or a file."""
 
 
+class NoFileError(SystemDeniedError, FileNotFoundError):
+    """A file to read is not there."""
+
+
 class LibraryError(PsdError, ImportError):
     """libpsdworker was not found, or is of another version."""
 
@@ -97,7 +101,7 @@ class PsdPerformanceWarning(UserWarning):
 _CLASSES: dict[int, type[PsdError]] = {
     -1: UsageError,
     -2: SystemDeniedError,
-    -3: ConfigError,
+    -3: SystemDeniedError,
     -6: ConfigError,
     -7: ConfigError,
     -8: UnavailableError,

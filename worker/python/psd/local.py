@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
@@ -65,6 +66,9 @@ def _work(index: int, environment: dict[str, str], words: Path, function: Callab
 
 def _check_importable(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     """A new process imports the program, and in it the function."""
+    if not callable(function):
+        raise UsageError(f"run() was given a {type(function).__name__}, not a function",
+                         hint="give it without calling it, and its arguments after it: run(train, 10)")
     file = getattr(sys.modules["__main__"], "__file__", None)
     if file is not None and not os.path.exists(file):
         raise UsageError(f"the new processes of run() cannot import the program {file}",
@@ -133,6 +137,7 @@ class LocalJob:
         self._before = {name: os.environ.get(name) for name in ("PSD_JOIN", "PSD_JOB", "PSD_INSECURE")}
         self._others = open_workers()
         self._lost_at, self._process = 0.0, os.getpid()
+        self._is_told = False  # an exception has said that a server has died, or that all have ended
         self._servers: list[subprocess.Popen[str]] = []
         flags = ["--insecure", f"--job={job}", f"--servers={servers}", f"--workers-min={workers}", f"--optimizer={optimizer}",
                  *(f"--{name.replace('_', '-')}={_text(value)}" for name, value in options.items())]
@@ -206,6 +211,7 @@ class LocalJob:
             return
         self._lost_at = self._lost_at or time.monotonic()
         if time.monotonic() - self._lost_at >= GRACE:
+            self._is_told = True
             raise lost
 
     def _words(self, index: int) -> Path:
@@ -218,6 +224,7 @@ class LocalJob:
         _check_importable(function, arguments)
         ended = self._find_ended()
         if ended:
+            self._is_told = True
             raise ended
         context = multiprocessing.get_context("spawn")
         processes = [context.Process(target=_work, args=(i, self._environment, self._words(i), function, arguments))
@@ -250,16 +257,13 @@ class LocalJob:
                 raise PsdError(f"worker {i} {_end(code)}", hint=f"its last lines:{words}" if words else "its output is above")
             lost = self._find_lost()
             if lost:
+                self._is_told = True
                 raise lost
 
     def _end(self) -> None:
-        deadline = time.monotonic() + END_TIMEOUT
         for server in self._servers:
-            try:
-                server.wait(max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            server.kill()  # if it has not ended
+            server.wait()
             assert server.stdout is not None
             server.stdout.close()
         guards.pop(self.join, None)
@@ -270,13 +274,26 @@ class LocalJob:
                 os.environ[name] = value
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def _await_end(self) -> None:
+        deadline = time.monotonic() + END_TIMEOUT
+        for server in self._servers:
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(max(deadline - time.monotonic(), 0.1))
+
     def close(self, finished: bool = True) -> None:
-        """Make this process's workers leave; then the servers exit, or are stopped by a signal if workers have not finished."""
+        """Make this process's workers leave; then the servers exit, or are stopped by a signal if workers have not finished. PsdError
+        if a server has died before the work was done, unless one was raised before."""
         has_worked = leave_all(finished, self._others)
+        lost = self._find_lost()
         if not (finished and has_worked):
             for server in self._servers:
                 server.terminate()
+        self._await_end()
+        if has_worked:
+            lost = lost or self._find_lost()
         self._end()
+        if finished and lost and not self._is_told:
+            raise lost
 
     def __enter__(self) -> LocalJob:
         return self

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import _as_numpy
-from .errors import PsdError, SystemDeniedError, UsageError
+from .errors import NoFileError, PsdError, SystemDeniedError, UsageError
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1", "BOOL": "|b1"}
 _NAMES = {np.dtype(dtype): name for name, dtype in _TYPES.items()}
@@ -35,9 +35,23 @@ def _path(path: Any) -> str:
     return name
 
 
+_CURES_OF_READING = {errno.ENOENT: "is the path right?", errno.EISDIR: "name a file, or read a checkpoint.dir by psd.read"}
+
+
+def _denied(verb: str, path: str, why: OSError, hint: str) -> SystemDeniedError:
+    number = why.errno or errno.EIO
+    kind = NoFileError if verb == "read" and number == errno.ENOENT else SystemDeniedError
+    error = kind(f"cannot {verb} {path}: {os.strerror(number)}", hint=hint)
+    error.errno, error.filename = number, path
+    return error
+
+
 def _open(path: Path) -> tuple[dict[str, Any], memoryview]:
     """Header and data."""
-    blob = np.fromfile(path, np.uint8)
+    try:
+        blob = np.fromfile(path, np.uint8)
+    except OSError as why:
+        raise _denied("read", str(path), why, _CURES_OF_READING.get(why.errno, "name a file that this user may read")) from None
     size = int(blob[:8].view("<u8")[0]) if blob.size >= 8 else 0
     if not 2 <= size <= blob.size - 8:
         raise DataError(f"{path} is not a safetensors file: it has {blob.size} bytes, but its header claims {size}")
@@ -62,7 +76,8 @@ def _array(path: Path, name: str, entry: Any, data: memoryview) -> npt.NDArray[A
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a safetensors file by name; bf16 as float32. They share one memory, and are writable."""
+    """The arrays of a safetensors file by name; bf16 as float32. They share one memory, and are writable. NoFileError, which is also
+    Python's FileNotFoundError: there is no such file; SystemDeniedError, an OSError: it cannot be read; DataError: it is damaged."""
     file = Path(_path(path))
     header, data = _open(file)
     header.pop("__metadata__", None)
@@ -129,10 +144,7 @@ def save(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Map
     try:
         _write_to(name_of_file, parts)
     except OSError as why:
-        error = SystemDeniedError(f"cannot write {name_of_file}: {os.strerror(why.errno or errno.EIO)}",
-                                  hint=_CURES.get(why.errno or errno.EIO, "name another file"))
-        error.errno, error.filename = why.errno, name_of_file
-        raise error from None
+        raise _denied("write", name_of_file, why, _CURES.get(why.errno or errno.EIO, "name another file")) from None
 
 
 def _write_to(path: str, parts: list[npt.NDArray[Any]]) -> None:

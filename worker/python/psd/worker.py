@@ -407,8 +407,13 @@ class Worker:
         if rows not in self._rows:
             self._rows.append(rows)
 
+    def _check_registered(self) -> None:
+        if not self._names:
+            raise UsageError("no tensors are registered", hint='call register first, with arrays by name: {"w": array}')
+
     def _prepare(self) -> None:
         """Before an exchange is opened."""
+        self._check_registered()
         self._lent.clear()
         while self._n_said < len(self._rows):
             try:
@@ -455,6 +460,7 @@ class Worker:
     def push(self, tensor: str | int, gradient: Any, samples: int | None = None, loss: float = float("nan")) -> None:
         """The same, tensor by tensor, as soon as each gradient is known, in any order; each tensor once, with None if it has no
         gradient. The first call opens the exchange, the last completes it; then wait."""
+        self._check_registered()
         index = tensor if isinstance(tensor, int) else self._index(tensor)
         with self._lock:
             pointer = self._pointer
