@@ -804,6 +804,26 @@ class Batches(unittest.TestCase):
                 trainer.skip()
             self.assertEqual(steps, wanted, f"{epochs} epochs of 3 steps")
 
+    def test_a_look_at_a_batch_is_no_epoch(self) -> None:
+        trainer, steps = Fake(), []
+        sampler = psd.Sampler(range(30), trainer, 10)
+        for _ in range(2):
+            next(iter(sampler))
+        for _ in range(3):
+            for _ in sampler:
+                trainer.skip()
+            steps.append(trainer.clock - 1)
+            if len(steps) == 1:
+                next(iter(sampler))
+        self.assertEqual(steps, [3, 6, 9])
+
+    def test_a_job_that_has_trained_the_first_epochs_has_no_batches_of_them(self) -> None:
+        trainer = Fake()
+        trainer.clock = 7
+        with self.assertLogs("psd", "WARNING"):
+            sampler = psd.Sampler(range(30), trainer, 10)
+            self.assertEqual([len([trainer.skip() for _ in sampler]) for _ in range(3)], [0, 0, 3])
+
     def test_no_epochs_are_no_batches_and_a_warning(self) -> None:
         for epochs in (0, 0.1):
             with self.assertLogs("psd", "WARNING") as logs:

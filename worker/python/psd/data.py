@@ -89,6 +89,9 @@ def _is_whole(value: Any) -> bool:
 
 
 def _count(data: Any) -> int:
+    if not hasattr(data, "__getitem__"):  # a DistributedSampler would be taken for a dataset of as many rows
+        raise UsageError(f"the data are a {type(data).__name__}, whose rows have no numbers",
+                         hint="give arrays or a dataset, without a loader or a sampler: psd divides the rows itself")
     try:
         return len(data)
     except TypeError:
@@ -113,7 +116,7 @@ class Sampler:
         self.order = Order(_count(data), batch_size, shuffle, seed, drop_last)
         if not _is_whole(accumulate) or not 0 < accumulate <= batch_size:
             raise UsageError(f"accumulate is {accumulate!r}", hint="it is the number of batches that make one step")
-        self.trainer, self.accumulate, self._epochs = trainer, accumulate, 0
+        self.trainer, self.accumulate, self._epochs, self._begun_at = trainer, accumulate, 0, 0
         self._has_begun, self._is_another, self._has_warned = False, trainer.divides_rows, False
         trainer.divides_rows = True
 
@@ -129,8 +132,12 @@ class Sampler:
         return self._until(self._next_epoch())
 
     def _next_epoch(self) -> int:
-        """Begin the next iteration; returns the clock of its last step."""
-        self._epochs += 1
+        """Begin the next iteration; returns the clock of its last step. It is the same epoch again if the iteration before had batches
+        and no step was made, as in next(iter(loader)) for a look at a batch."""
+        clock = self.trainer.position.clock
+        if clock != self._begun_at or clock > self._epochs * self.order.steps:
+            self._epochs += 1
+        self._begun_at = clock
         self._note_resumed(self._epochs * self.order.steps)
         return self._epochs * self.order.steps
 

@@ -167,7 +167,7 @@ def _elements(parameter: Any) -> Any:
 
 def _named(params: Iterable[Any]) -> list[dict[str, Any]]:
     """Groups with "params" and their "names", from any argument of torch's optimizers, or from named_parameters()."""
-    if isinstance(params, (torch.nn.Module, torch.Tensor)):
+    if isinstance(params, (torch.nn.Module, torch.Tensor)) or not isinstance(params, Iterable):
         raise UsageError(f"the parameters are a {type(params).__name__}", hint="give model.named_parameters()")
     given = list(params.items() if isinstance(params, Mapping) else params)
     groups = [dict(group) for group in given] if given and all(isinstance(group, dict) for group in given) else [{"params": given}]
