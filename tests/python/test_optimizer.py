@@ -90,6 +90,24 @@ class Equal(unittest.TestCase):
                 np.testing.assert_allclose(losses, train(other, kind(other.parameters(), **told), STEPS), rtol=0, atol=1e-5)
                 self.assertEqual(servers.wait(), [0])
 
+    def test_two_models_of_one_optimizer_in_turn_are_two_optimizers_of_torch(self) -> None:
+        def in_turn(models: Any, steps: list[Any], zero_grad: Callable[[], None]) -> None:
+            for n in range(20):
+                models[n % 2].requires_grad_(True)
+                models[1 - n % 2].requires_grad_(False)
+                zero_grad()
+                nn.functional.cross_entropy(models[0](X) * (1 - n % 2 * 2) + models[1](X), Y).backward()
+                steps[n % 2]()
+
+        ours, torchs = (nn.ModuleList([make_model(), make_model()]) for _ in range(2))
+        with support.Servers("--optimizer=adam(lr=0.003)") as servers:
+            with psd.Optimizer(ours.named_parameters(), join=servers.join, insecure=True) as opt:
+                in_turn(ours, [opt.step, opt.step], opt.zero_grad)
+        optimizers = [torch.optim.Adam(model.parameters(), lr=0.003) for model in torchs]
+        in_turn(torchs, [one.step for one in optimizers], lambda: [one.zero_grad() for one in optimizers] and None)
+        for a, b in zip(weights_of(ours), weights_of(torchs)):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
     def test_two_workers_and_servers_make_the_union_batchs_steps(self) -> None:
         with support.Servers("--optimizer=adam(lr=0.003)") as servers:
             one = make_model()
