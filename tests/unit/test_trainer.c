@@ -115,6 +115,8 @@ int psd_worker_settings(psd_worker_t *self, psd_worker_settings_t *out)
     (void)self;
     *out = (psd_worker_settings_t){ .text = "as told",
                                     .mode = server.in_asp ? "asp" : "bsp",
+                                    .schedule = "constant()",
+                                    .schedule_unit = "step",
                                     .optimizer = psd_rule_print(&server.rule, rule),
                                     .lr_rule = "",
                                     .lr = psd_rule_lr(&server.rule),
