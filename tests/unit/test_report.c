@@ -28,6 +28,7 @@ static char *measured; /* /metrics */
 static psd_engine_config_t engine;
 static psd_coordinator_config_t coordinator;
 static const char *rule = "sgd(lr=0.125)", *groups = "";
+static uint64_t look_every; /* steps between two looks at the tensors; 0: none */
 static const psd_job_settings_t job = { .text = "mode=x", .mode = "bsp", .optimizer = "sgd", .part_elements = 4 };
 
 static uint64_t ns(void) { return now * 1000000; }
@@ -103,6 +104,7 @@ static void start(const char *flags)
                                     .accumulate = (uint32_t)psd_options_int(options, PSD_OPT_sync_accumulate),
                                     .first = "tcp://first:7470",
                                     .fold_at = coordinator.fold_from ? 1 : 0,
+                                    .look_every = look_every,
                                     .lease_ms = 2000 };
     psd_groups_parse(&engine.groups, rule, groups, NULL);
     if (!coordinator.job) {
@@ -1212,4 +1214,165 @@ Test(report, a_server_that_has_joined_server_0_is_ready_if_that_reports_it, .fin
     cr_expect_str_eq(psd_report_state(report, node), "finished");
     psd_report_end(report, PSD_EIO);
     cr_expect_str_eq(psd_report_state(report, node), "failed");
+}
+
+/* ---- what a job is ---- */
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "(none)";
+}
+
+Test(report, a_job_and_its_shard_are_described, .init = setup, .fini = teardown)
+{
+    const double before = psd_report_unix_time();
+    psd_report_memory_links(report, 3);
+    psd_report_connections_refused(report, 5);
+    for (uint32_t w = 0; w < N; w++)
+        push_all(w, (push_t){ .samples = 1 });
+    look();
+    cr_expect_str_eq(text_of(page, "schema"), "psd.status/1");
+    cr_expect_str_eq(text_of(page, "job"), "mnist");
+    cr_expect_str_eq(text_of(page, "role"), "server");
+    cr_expect_str_eq(text_of(page, "version"), PSD_VERSION);
+    cr_expect_str_eq(text_of(page, "settings"), "mode=x");
+    cr_expect(json_is_true(json_object_get(page, "ready")));
+    cr_expect_eq(number_of(json_object_get(page, "shard"), "index"), 0);
+    cr_expect_eq(number_of(json_object_get(page, "shard"), "count"), 1);
+    cr_expect(number_of(page, "now") >= before && number_of(page, "now") <= psd_report_unix_time());
+    cr_expect_str_eq(text_of(json_object_get(page, "optimizer"), "schedule"), "constant");
+    cr_expect_str_eq(text_of(json_object_get(page, "optimizer"), "schedule_unit"), "step");
+    psd_coordinator_facts_t facts;
+    psd_coordinator_facts(psd_node_coordinator(node), &facts);
+    cr_expect_eq(number_of(page, "view"), facts.view_id);
+    cr_expect_eq(metric("psd_membership_epoch"), facts.view_id);
+    const json_t *sync = json_object_get(page, "sync"), *shard = json_array_get(json_object_get(page, "shards"), 0);
+    cr_expect_str_eq(text_of(sync, "mode"), "bsp");
+    cr_assert_eq(json_array_size(json_object_get(sync, "waiting_for")), 1);
+    cr_expect_str_eq(json_string_value(json_array_get(json_object_get(sync, "waiting_for"), 0)),
+                     "pushes of workers 0, 1, 2 (round 2)");
+    cr_expect_str_eq(text_of(page, "reason"), "pushes of workers 0, 1, 2 (round 2)");
+    cr_expect_eq(number_of(shard, "index"), 0);
+    cr_expect_eq(number_of(shard, "epoch"), 1);
+    cr_expect_eq(number_of(shard, "version"), 1);
+    cr_expect_eq(number_of(shard, "parameters"), 8);
+    cr_expect_eq(number_of(shard, "bytes"), 32);
+    cr_expect_eq(number_of(shard, "chunks"), 2);
+    cr_expect_eq(number_of(shard, "memory_links"), 3);
+    cr_expect_str_eq(text_of(worker_at(1), "name"), "host1");
+    cr_expect_eq(of_worker(1, "id"), 1);
+    cr_expect_eq(of_worker(1, "incarnation"), 1);
+    cr_expect_eq(metric("psd_build_info{version=\"" PSD_VERSION "\"}"), 1);
+    cr_expect(metric("psd_up_since_timestamp_seconds") <= before && metric("psd_up_since_timestamp_seconds") >= before - 60);
+    cr_expect_eq(metric("psd_shard_version{shard=\"0\"}"), 1);
+    cr_expect_eq(metric("psd_memory_links{shard=\"0\"}"), 3);
+    cr_expect_eq(metric("psd_connections_refused_total{shard=\"0\"}"), 5);
+    cr_expect_eq(metric("psd_http_requests_total{path=\"/livez\"}"), 0);
+    get("/livez");
+    get("/nowhere");
+    look();
+    cr_expect_eq(metric("psd_http_requests_total{path=\"/livez\"}"), 1);
+    cr_expect_eq(metric("psd_http_requests_total{path=\"other\"}"), 1);
+    cr_expect_eq(metric("psd_http_requests_total{path=\"/status\"}"), 0);
+}
+
+static void setup_quarantine(void)
+{
+    coordinator = (psd_coordinator_config_t){
+        .job = "mnist", .workers_min = 2, .workers_want = N, .lease_ms = 60000, .lr = 0.125, .quarantine_after = 2
+    };
+    join_all("--workers-want=3 --workers-min=2");
+}
+
+Test(report, a_quarantined_worker_is_shown_as_such_and_counted_twice, .init = setup_quarantine, .fini = teardown)
+{
+    for (int round = 0; round < 2; round++)
+        for (uint32_t w = 0; w < N; w++)
+            push_all(w, (push_t){ .samples = 1, .gradient = w == 1 ? NAN : 1 });
+    look();
+    cr_expect_str_eq(text_of(worker_at(0), "state"), "live");
+    cr_expect_str_eq(text_of(worker_at(1), "state"), "quarantined");
+    cr_expect_eq(metric("psd_workers_quarantined_total"), 1);
+    cr_expect_eq(metric("psd_workers_lost_total"), 1);
+    cr_expect_eq(number_of(page, "skipped_rounds"), 2);
+}
+
+/* ---- the health of tensors ---- */
+
+static void setup_looks(void)
+{
+    look_every = 1;
+    join_all("--workers-min=3 --health-every=1");
+}
+
+static const json_t *tensor_at(size_t i) { return json_array_get(json_object_get(json_object_get(page, "health"), "tensors"), i); }
+
+Test(report, tensors_have_their_figures_and_a_strip_of_looks, .init = setup_looks, .fini = teardown)
+{
+    look();
+    const json_t *health = json_object_get(page, "health");
+    cr_expect_eq(number_of(health, "every"), 1);
+    cr_expect_eq(number_of(health, "looks"), 0);
+    cr_expect_null(json_object_get(health, "tensors"));
+    for (int step = 0; step < 2; step++)
+        for (uint32_t w = 0; w < N; w++)
+            push_all(w, (push_t){ .samples = 1, .gradient = step ? 0 : 0.5f });
+    look();
+    health = json_object_get(page, "health");
+    cr_expect_eq(number_of(health, "looks"), 2);
+    cr_expect_eq(number_of(health, "step"), 2);
+    cr_expect_eq(number_of(health, "omitted"), 0);
+    cr_expect_eq(json_array_size(json_object_get(health, "columns")), 2);
+    cr_expect_eq(json_integer_value(json_array_get(json_object_get(health, "columns"), 1)), 2);
+    cr_expect_eq(number_of(json_object_get(health, "states"), "ok"), 2);
+    cr_assert_eq(json_array_size(json_object_get(health, "tensors")), 2);
+    /* A step of 0.125 * 0.5 from 1, 2, 3 and 4: their norm is then sqrt(29.07); the second gradient is 0. */
+    const double w = sqrt(0.9375 * 0.9375 + 1.9375 * 1.9375 + 2.9375 * 2.9375 + 3.9375 * 3.9375);
+    for (size_t i = 0; i < 2; i++) {
+        cr_expect_str_eq(text_of(tensor_at(i), "name"), i ? "w" : "v");
+        cr_expect_str_eq(text_of(tensor_at(i), "state"), "ok");
+        cr_expect_eq(number_of(tensor_at(i), "parameters"), 4);
+        cr_expect_eq(number_of(tensor_at(i), "gradient_norm"), 0);
+        cr_expect_float_eq(number_of(tensor_at(i), "weight_norm"), w, 1e-3);
+        cr_expect_eq(number_of(tensor_at(i), "update_ratio"), 0);
+        cr_expect_eq(number_of(tensor_at(i), "zero_share"), 1);
+        cr_expect_eq(number_of(tensor_at(i), "cut_share"), 0);
+        cr_expect_eq(strlen(text_of(tensor_at(i), "strip")), 2);
+        cr_expect_eq(text_of(tensor_at(i), "strip")[1], '-');
+        cr_expect_null(json_object_get(tensor_at(i), "reason"));
+    }
+    for (uint32_t worker = 0; worker < N; worker++)
+        push_all(worker, (push_t){ .samples = 1, .gradient = 0.5f });
+    look();
+    cr_expect_eq(number_of(tensor_at(0), "gradient_norm"), 1);
+    cr_expect_eq(number_of(tensor_at(0), "zero_share"), 0);
+    /* The figures of /status have 4 digits. */
+    cr_expect_eq(metric("psd_tensor_gradient_norm{tensor=\"w\"}"), 1);
+    cr_expect_float_eq(metric("psd_tensor_weight_norm{tensor=\"w\"}"), number_of(tensor_at(1), "weight_norm"), 1e-3);
+    cr_expect_float_eq(metric("psd_tensor_update_ratio{tensor=\"w\"}"), number_of(tensor_at(1), "update_ratio"), 1e-5);
+    cr_expect_float_eq(metric("psd_tensor_update_ratio{tensor=\"w\"}"), 0.125 / metric("psd_tensor_weight_norm{tensor=\"w\"}"),
+                       1e-3);
+    cr_expect_eq(metric("psd_tensor_zero_gradients_ratio{tensor=\"w\"}"), 0);
+    cr_expect_eq(metric("psd_tensor_cut_gradients_ratio{tensor=\"w\"}"), 0);
+    cr_expect_eq(metric("psd_tensors{state=\"ok\"}"), 2);
+}
+
+Test(report, tensors_that_are_ill_are_one_alert_with_their_names_and_since_when, .init = setup_looks, .fini = teardown)
+{
+    for (int step = 0; step < 2 + PSD_HEALTH_IN_ROW; step++)
+        for (uint32_t w = 0; w < N; w++)
+            push_all(w, (push_t){ .samples = 1, .gradient = step ? 0 : 0.5f });
+    look();
+    cr_expect_eq(number_of(json_object_get(json_object_get(page, "health"), "states"), "dead"), 2);
+    cr_expect_str_eq(text_of(tensor_at(1), "state"), "dead");
+    cr_expect_eq(number_of(tensor_at(1), "since_step"), 1 + PSD_HEALTH_IN_ROW, "the first look of as many as it takes was at 2");
+    cr_expect_eq(strncmp(text_of(tensor_at(1), "reason"), "all its gradients were 0 in the last 6 looks", 44), 0);
+    cr_expect_eq(metric("psd_tensors{state=\"dead\"}"), 2);
+    cr_expect_eq(metric("psd_tensors{state=\"ok\"}"), 0);
+    cr_assert_eq(n_alerts(), 1);
+    cr_expect_eq(strncmp(alert(0), "tensor v is dead: all its gradients were 0", 42), 0, "%s", alert(0));
+    const char *end = strstr(alert(0), "; the same holds for");
+    cr_assert_not_null(end, "%s", alert(0));
+    cr_expect_str_eq(end, "; the same holds for w");
 }

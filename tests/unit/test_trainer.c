@@ -767,6 +767,8 @@ Test(trainer, patience_goes_by_the_rows_held_out_in_the_next_life_too)
     cr_expect_eq(number(summary, "holdout_rows"), 1);
     cr_expect_eq(number(summary, "test_rows"), 200);
     cr_expect_eq(number(summary, "holdout_metric"), result.held_score.metric);
+    cr_expect_eq(result.held_score.loss, psd_model_evaluate(model, NULL, one, NULL).loss);
+    cr_expect_eq(number(summary, "holdout_chance_metric"), psd_metric_find("accuracy")->chance(one));
     json_decref(summary);
     config.held = NULL;
     psd_dataset_destroy(&one);
