@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "common/system/log.h"
+#include "common/system/safetensors.h"
 #include "worker/setup.h"
 
 /* What a worker logs of the data that it has read. */
@@ -33,7 +34,7 @@ static void teardown(void)
 {
     psd_setup_clear(&setup_of);
     psd_options_destroy(&options);
-    unlink("train.csv"), unlink("test.csv");
+    unlink("train.csv"), unlink("test.csv"), unlink("w.safetensors");
     rmdir(dir);
 }
 TestSuite(setup, .init = setup, .fini = teardown, .timeout = 600);
@@ -96,4 +97,40 @@ Test(setup, readings_that_may_surprise_are_warned_of)
     write_file("train.csv", "a,b,y\n1,2,1\n3,4,1\n5,6,1\n");
     load("--model-kind=logistic");
     expect_logged(" id=data.one_class class=1 rows=3 reason=\"all rows that are trained on are of one class\"\n");
+}
+
+Test(setup, words_that_only_the_test_set_has_are_warned_of)
+{
+    write_file("train.csv", "a,b,y\n1,red,0\n3,blue,1\n5,red,0\n");
+    write_file("test.csv", "a,b,y\n1,green,0\n3,blue,1\n4,grey,1\n");
+    load("--model-kind=softmax --data-test=csv:test.csv --data-categorical=b");
+    expect_logged(" id=data.unknown words=2 reason=\"the test set has words that the training set does not have; they have no "
+                  "feature\"\n");
+}
+
+/* Keep the weights of a model of three classes, whose bias has the name `bias`, and a tensor that no model has. */
+static void keep_weights(const char *bias)
+{
+    static const float values[6] = { 1, 2, 3, 4, 5, 6 };
+    const uint64_t matrix[] = { 3, 2 }, three = 3;
+    const psd_saved_t saved[] = { { .name = "fc1.weight", .shape = matrix, .n_dims = 2, .n = 6, .data = values },
+                                  { .name = bias, .shape = &three, .n_dims = 1, .n = 3, .data = values },
+                                  { .name = "head.weight", .shape = &three, .n_dims = 1, .n = 3, .data = values } };
+    cr_assert_eq(psd_safetensors_write("w.safetensors", saved, 3, NULL, 0, &err), PSD_OK, "%s", err.text);
+}
+
+Test(setup, weights_to_start_from_are_told_with_those_that_are_missing_and_those_that_no_tensor_takes)
+{
+    write_file("train.csv", "a,b,y\n1,2,0\n3,4,1\n5,6,2\n");
+    keep_weights("fc1.bias");
+    load("--model-kind=softmax --init=w.safetensors");
+    expect_logged(" id=init.loaded file=w.safetensors tensors=2 missing=0 unused=1\n");
+    expect_logged(" id=init.unused tensors=1 names=head.weight reason=\"the model has no tensor of that name\"\n");
+    cr_expect_null(strstr(logged, "init.missing"), "%s", logged);
+    keep_weights("bias");
+    load("--model-kind=softmax --init=w.safetensors --init-partial=true");
+    expect_logged(" id=init.loaded file=w.safetensors tensors=1 missing=1 unused=2\n");
+    expect_logged(" id=init.missing tensors=1 names=fc1.bias reason=\"the file has no tensor of that name and shape: these "
+                  "start as without init\"\n");
+    expect_logged(" id=init.unused tensors=2 names=\"bias, head.weight\"");
 }
