@@ -1843,3 +1843,136 @@ Test(coordinator, a_checkpoint_between_the_rounds_of_a_step_is_that_of_the_last_
     cr_expect_eq(facts().point_clock, 2);
     cr_expect_eq(facts().clock, 3, "the third round is not undone");
 }
+
+/* ---- checkpoints of rounds ---- */
+
+Test(coordinator, a_checkpoint_that_is_due_by_rounds_is_ordered_as_the_round_closes, .fini = teardown)
+{
+    config.checkpoints = true;
+    config.save_every_rounds = 2;
+    begin("bsp", 2);
+    pass(100);
+    save(0);
+    for (uint64_t round = 1; round <= 4; round++) {
+        make_round(0);
+        const psd_msg_t *command = command_to(1, NULL);
+        cr_expect(command->code & PSD_COMMAND_CLOSE);
+        cr_expect_eq((command->code & PSD_COMMAND_SAVE) != 0, round % 2 == 0, "round %u", (unsigned)round);
+        if (round % 2)
+            continue;
+        cr_expect(facts().saving);
+        save(round);
+        cr_expect_eq(facts().point_clock, round);
+        cr_expect_not(facts().saving);
+    }
+}
+
+/* ---- those that come at the wrong time ---- */
+
+Test(coordinator, the_hello_of_a_life_that_is_over_is_answered_so, .fini = teardown)
+{
+    config.workers_min = 1;
+    config.workers_want = 2;
+    begin("bsp", 2);
+    for (int i = 0; i < 1000 && state_of(1) == PSD_WORKER_LIVE; i++) {
+        pass(200);
+        worker_says(PSD_MSG_HEARTBEAT, 0);
+        for (uint32_t s = 0; s < SERVERS; s++)
+            server_says(s, 0, 0, 0, 0);
+    }
+    cr_assert_eq(state_of(1), PSD_WORKER_LOST);
+    worker_greets(1);
+    cr_assert_not_null(answer(PSD_MSG_FENCED));
+    cr_expect_not_null(strstr(answer(PSD_MSG_FENCED)->text, "worker 1 incarnation 1 was given up: it has sent nothing"), "%s",
+                       answer(PSD_MSG_FENCED)->text);
+    cr_expect_eq(answer(PSD_MSG_FENCED)->incarnation, 1);
+}
+
+Test(coordinator, groups_of_tensors_that_the_model_does_not_have_end_the_job, .fini = teardown)
+{
+    int code = 0;
+    char text[PSD_MAX_TEXT] = "";
+    config.workers_min = 1;
+    make("bsp");
+    psd_coordinator_destroy(&coordinator);
+    cr_assert_eq(psd_groups_parse(&config.groups, "sgd", "head.*(lr_mult=2)", NULL), PSD_OK);
+    cr_assert_not_null(coordinator = psd_coordinator_new(&config, NULL));
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_joins(s);
+    worker_registers(0);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_UNFIT);
+    cr_expect_not_null(strstr(answer(PSD_MSG_REFUSED)->text, "head.*"), "%s", answer(PSD_MSG_REFUSED)->text);
+    cr_assert(ends_within(10000, &code, text));
+    cr_expect_eq(code, PSD_ECONFIG);
+}
+
+Test(coordinator, a_rate_that_is_none_is_refused_to_the_worker_that_sets_it, .fini = teardown)
+{
+    begin("bsp", 1);
+    psd_msg_t msg = of_worker(PSD_MSG_SETTING, 0);
+    msg.code = 7;
+    msg.value = -1;
+    snprintf(msg.text, sizeof msg.text, "optimizer.lr");
+    hear(peer_of(0), &msg, NULL, 0);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_CONFIG);
+    cr_expect_eq(answer(PSD_MSG_REFUSED)->seq, 70);
+    cr_expect_eq(strncmp(answer(PSD_MSG_REFUSED)->text, "optimizer.lr cannot be set to -1: ", 34), 0);
+    cr_expect_null(answer(PSD_MSG_SETTING));
+    cr_expect_eq(facts().lr, 1);
+}
+
+Test(coordinator, a_server_that_is_started_again_after_the_end_is_told_that_it_is_over, .fini = teardown)
+{
+    begin("bsp", 1);
+    worker_says(PSD_MSG_LEAVE, 0);
+    pass(50);
+    cr_assert_eq(facts().state, PSD_JOB_FINISHED);
+    start[1]++;
+    server_joins(1);
+    cr_expect_eq(answer(PSD_MSG_SHARD_WELCOME)->code, PSD_WELCOME_FINISHED);
+    cr_expect_eq(answer(PSD_MSG_SHARD_WELCOME)->seq, (10 + start[1] + 1) << 16);
+    cr_expect_eq(facts().runs, 1);
+}
+
+Test(coordinator, pushes_of_an_older_life_close_no_round, .fini = teardown)
+{
+    begin("bsp", 2);
+    incarnation[1]--;
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 0, 3, 0, 0);
+    cr_expect_eq(facts().clock, 0);
+    incarnation[1]++;
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 0, 3, 0, 0);
+    cr_expect_eq(facts().clock, 1);
+}
+
+Test(coordinator, sums_of_another_run_or_server_are_counted_as_refused, .fini = teardown)
+{
+    begin_clipped();
+    all_push();
+    run++;
+    server_measures(0, 1, 3);
+    run--;
+    cr_expect_eq(facts().rejected[PSD_REFUSAL_SESSION], 1);
+    psd_msg_t msg = { .kind = PSD_MSG_SUMS, .protocol = PSD_PROTOCOL, .job = run, .shard = 1, .clock = 1, .parts = 1 };
+    hear(peer_of_server(0), &msg, NULL, 0);
+    cr_expect_eq(facts().rejected[PSD_REFUSAL_SESSION], 2, "server 0 speaks for itself only");
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_measures(s, 1, 3);
+    cr_expect_eq(total_to(1), 6);
+}
+
+Test(coordinator, in_asp_a_worker_that_divides_other_rows_leaves_the_shards_members, .fini = teardown)
+{
+    config.workers_min = 1;
+    begin("asp", 2);
+    worker_says_rows(1, "60 rows");
+    worker_says_rows(0, "61 rows");
+    const psd_round_t *round = NULL;
+    cr_assert_not_null(command_to(1, &round), "the other one is enough, so nothing else has to be said");
+    cr_expect_eq(round->n_members, 1);
+    cr_expect_eq(round->member[0].worker, 1);
+}

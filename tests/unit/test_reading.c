@@ -321,3 +321,75 @@ Test(reading, a_request_for_parts_names_the_snapshot_and_which_weights)
             tell_values(s, seq, 5 + (uint64_t)slow, 17, 1);
     }
 }
+
+/* A reader in the middle of snapshot 5. Returns the number of its question. */
+static uint64_t half_read(void)
+{
+    begin();
+    const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+    tell_model(seq);
+    tell_snapshot(seq, RUN, 5);
+    tell_values(0, seq, 5, 17, 1);
+    cr_assert_eq(psd_reading_phase(reading), PSD_READING_PARTS);
+    return seq;
+}
+
+/* It asks server 0 anew, for any snapshot. */
+static void expect_asked_anew(uint64_t seq)
+{
+    cr_assert_eq(psd_reading_phase(reading), PSD_READING_ASKING);
+    pass(200);
+    const psd_action_t *asked = sent_to(0, PSD_MSG_FOLLOW);
+    cr_assert_not_null(asked);
+    cr_expect_eq(asked->msg.clock, 0);
+    cr_expect_eq(asked->msg.code, 0, "no snapshot is gone");
+    cr_expect_neq(asked->msg.seq, seq);
+}
+
+Test(reading, a_reader_that_is_told_to_wait_for_its_snapshot_asks_anew_for_any)
+{
+    const uint64_t seq = half_read();
+    psd_msg_t wait = message(PSD_MSG_WAIT, seq);
+    snprintf(wait.text, sizeof wait.text, "other followers");
+    say(0, &wait, NULL, 0);
+    expect_wait("other followers");
+    expect_asked_anew(seq);
+}
+
+Test(reading, a_server_that_has_restarted_has_the_reader_ask_anew)
+{
+    static const psd_refusal_t reasons[] = { PSD_REFUSAL_JOB, PSD_REFUSAL_SHARD, PSD_REFUSAL_SHAPE };
+    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++) {
+        const uint64_t seq = half_read();
+        psd_msg_t no = message(PSD_MSG_REFUSED, seq - 1);
+        no.code = reasons[i];
+        say(1, &no, NULL, 0);
+        cr_expect_eq(psd_reading_phase(reading), PSD_READING_PARTS, "that was the answer to another question");
+        no.seq = seq;
+        say(1, &no, NULL, 0);
+        expect_asked_anew(seq);
+    }
+}
+
+Test(reading, a_damaged_part_is_read_again)
+{
+    const uint64_t seq = half_read();
+    const float values[] = { 2, 2, 2 };
+    psd_msg_t msg = message(PSD_MSG_VALUES, seq);
+    msg.clock = 5;
+    msg.shard = 1;
+    msg.parts = 1;
+    msg.version = 17;
+    msg.n_elements = 3;
+    msg.dtype = msg.codec = 1;
+    msg.checksum = psd_crc32c(values, sizeof values) + 1;
+    say(1, &msg, values, sizeof values);
+    cr_expect_eq(psd_reading_phase(reading), PSD_READING_PARTS);
+    pass(50);
+    cr_assert_not_null(sent_to(1, PSD_MSG_READ));
+    tell_values(1, seq, 5, 17, 2);
+    cr_expect_eq(psd_reading_phase(reading), PSD_READING_IDLE);
+    cr_expect_eq(psd_reading_run(reading), RUN);
+    cr_expect_eq(psd_reading_model(reading)->n, 2);
+    cr_expect_eq(psd_reading_cluster(reading)->n_servers, 2);
+}

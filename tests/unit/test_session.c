@@ -1177,9 +1177,11 @@ Test(session, a_learning_rate_is_set_when_server_0_has_said_so_of_this_asking, .
     set.code = sent(PSD_MSG_SETTING)->code;
     psd_msg_t late = set;
     late.code--;
+    psd_actions_drop(&out, out.n);
     for (int i = 0; i < 6 && !sent(PSD_MSG_SETTING); i++)
         pass(100);
-    cr_expect_not_null(sent(PSD_MSG_SETTING), "a message that may have been lost is repeated");
+    cr_assert_not_null(sent(PSD_MSG_SETTING), "a message that may have been lost is repeated");
+    cr_expect_eq(sent(PSD_MSG_SETTING)->value, 0.25);
     say(&late, NULL, 0);
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_SETTING, "that was the answer to one before");
     say(&set, NULL, 0);
@@ -1905,4 +1907,37 @@ Test(session, a_worker_that_is_shut_out_fails_with_the_reason, .init = setup, .f
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_FAILED);
     cr_expect_eq(psd_session_error(session)->code, PSD_EAUTH);
     cr_expect_str_eq(psd_session_error(session)->text, "its key is on no list");
+}
+
+Test(session, whoever_has_not_joined_reports_nothing_and_leaves_at_once, .fini = teardown)
+{
+    session = psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE });
+    pass(0);
+    psd_actions_drop(&out, out.n);
+    psd_session_report(session, "x", 1, &out);
+    psd_session_leave(session, now, false, &out);
+    cr_expect_eq(out.n, 0);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_LEFT);
+}
+
+Test(session, a_damaged_residual_is_not_taken_and_asked_for_again, .fini = teardown)
+{
+    float residual[2][2] = { { 0.5F, -0.25F }, { 4, -8 } };
+    continue_at(4, PSD_WEIGHTS_RESIDUAL, PSD_WEIGHTS_RESIDUAL);
+    const uint64_t seq = sent(PSD_MSG_RESIDUAL_WANTED)->seq;
+    psd_msg_t msg = message(PSD_MSG_RESIDUAL, RUN);
+    msg.seq = seq;
+    msg.parts = 1;
+    msg.n_elements = 2;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_F32;
+    msg.checksum = psd_crc32c(residual[0], sizeof residual[0]) + 1;
+    say_as(0, &msg, residual[1], sizeof residual[1]);
+    send_residual(1, seq, residual[1]);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_RESTORING);
+    uint64_t at[16];
+    cr_expect_eq(times_of(PSD_MSG_PROBE, 250, at), 1, "server 0 has not sent it yet");
+    send_residual(0, seq, residual[0]);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    expect_codes(residual);
 }
