@@ -77,6 +77,10 @@ Test(absent, a_finished_worker_is_not_missing, .init = setup, .fini = teardown)
     psd_absent_note(&absent, START_MS, &look);
     cr_expect_eq(absent.n, 1);
     cr_expect_str_eq(words(), "more workers: of 2 workers 1 has finished, and 0 are here");
+    look.workers_min = 1;
+    psd_absent_note(&absent, START_MS, &look);
+    cr_expect_eq(absent.n, 1, "somebody has to make the rounds that the lost one has left undone");
+    cr_expect_str_eq(words(), "more workers: of 1 workers 1 has finished, and 0 are here");
 }
 
 Test(absent, a_worker_that_left_unfinished_is_named_with_the_reason, .init = setup, .fini = teardown)

@@ -104,3 +104,38 @@ Test(admin, nothing_is_saved_before_the_job_trains, .init = setup_checkpoints, .
 {
     expect(ask(1, 0, "mnist save"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG, "nothing is being trained: the job is waiting");
 }
+
+static void hear(psd_peer_t from, psd_msg_t *msg)
+{
+    psd_buf_t *body = said_with(msg, NULL, 0);
+    psd_coordinator_message(coordinator, 1000, from, msg, body, &out);
+    psd_buf_unref(&body);
+}
+
+static psd_peer_t peer_of(uint32_t worker) { return UINT64_C(1) << 63 | (5 + worker); }
+
+static void worker_says(psd_kind_t kind, uint32_t worker)
+{
+    psd_msg_t msg = { .kind = kind, .protocol = PSD_PROTOCOL, .job = 9, .worker = worker, .incarnation = 1, .seq = 50 + worker };
+    snprintf(msg.text, sizeof msg.text, kind == PSD_MSG_HELLO ? "mnist host%u" : "", worker);
+    msg.code = kind == PSD_MSG_LEAVE ? PSD_LEAVE_UNFINISHED : 0;
+    hear(peer_of(worker), &msg);
+}
+
+Test(admin, of_several_workers_the_one_that_was_named_is_drained, .init = setup, .fini = teardown)
+{
+    psd_msg_t server = { .kind = PSD_MSG_SHARD_HELLO, .protocol = PSD_PROTOCOL, .seq = 1 << 16, .code = 1 };
+    snprintf(server.text, sizeof server.text, "mnist tcp://here:1 x");
+    hear(PSD_PEER_OWN_SHARD, &server);
+    for (uint32_t w = 0; w < 3; w++)
+        worker_says(PSD_MSG_HELLO, w);
+    expect(ask(1, 0, "mnist drain host2"), PSD_MSG_WAIT, 0, "worker 2 (host2) leaves after its open round");
+    worker_says(PSD_MSG_LEAVE, 1);
+    expect(ask(1, 0, "mnist drain host2"), PSD_MSG_WAIT, 0, "worker 2 (host2) leaves after its open round");
+    worker_says(PSD_MSG_LEAVE, 2);
+    expect(ask(1, 0, "mnist drain host2"), PSD_MSG_ADMIN, 0,
+           "worker 2 has left; 0 are here, fewer than workers.min: rounds wait for another");
+    expect(ask(2, 0, "mnist drain 0"), PSD_MSG_WAIT, 0, "worker 0 (host0) leaves after its open round");
+    expect(ask(3, 0, "mnist drain 2"), PSD_MSG_REFUSED, PSD_REFUSAL_CONFIG,
+           "there is no worker 2; psdctl status lists the workers");
+}

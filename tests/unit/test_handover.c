@@ -231,3 +231,17 @@ Test(handover, settings_are_those_of_the_first_welcome)
     cr_expect_str_eq(psd_handover_cluster(handover)->settings.mode, "bsp");
     cr_expect(look().has_slow);
 }
+
+Test(handover, callers_see_what_the_session_waits_for_and_whether_it_is_to_leave)
+{
+    psd_handover_progress(handover, "waiting for x", true, true, 5);
+    psd_handover_state_t state = look();
+    cr_expect_str_eq(state.waiting, "waiting for x");
+    cr_expect(state.unresolved && state.drains && state.moved == 5);
+    psd_handover_progress(handover, "", false, false, 6);
+    state = look();
+    cr_expect_str_eq(state.waiting, "");
+    cr_expect(!state.unresolved && !state.drains && state.moved == 6);
+    psd_handover_move(handover, "tcp://there:1");
+    cr_expect_str_eq(look().join, "tcp://there:1");
+}

@@ -960,6 +960,34 @@ Test(node, a_save_that_is_asked_for_is_done_when_a_newer_checkpoint_is_safe, .in
     cr_expect_str_eq(granted(), "checkpoint 1 is safe");
 }
 
+Test(node, a_save_that_fails_is_told_to_the_operator_and_the_next_request_saves_again, .init = setup_checkpoints, .fini = teardown)
+{
+    tick(100);
+    save_file();
+    psd_node_committed(node, now, 0, NULL, &out);
+    push(1, ones);
+    tick(100);
+    request(2, "mnist save", 0);
+    for (int i = 0; i < 20 && !asked(PSD_ACT_SAVE_BEGIN); i++)
+        tick(50);
+    psd_node_saved(node, now, "No space left on device", &out);
+    tick(50);
+    request(2, "mnist save", 0);
+    expect_refusal(PSD_REFUSAL_CONFIG, "the checkpoint could not be written (the servers' logs say why); the one before stays the "
+                                       "newest");
+    tick(1000);
+    request(3, "mnist save", 0);
+    cr_assert_not_null(answer(PSD_MSG_WAIT), "%s", granted());
+    for (int i = 0; i < 40 && !asked(PSD_ACT_SAVE_BEGIN); i++)
+        tick(50);
+    request(3, "mnist save", 0);
+    cr_expect_not_null(answer(PSD_MSG_WAIT), "the one before has failed, and not this one");
+    save_file();
+    psd_node_committed(node, now, 1, NULL, &out);
+    request(3, "mnist save", 0);
+    cr_expect_str_eq(granted(), "checkpoint 1 is safe");
+}
+
 /* Let every attempt at the first checkpoint fail for this long; returns the code of the end, or -1. */
 static int without_room(uint64_t ms, char text[PSD_MAX_TEXT])
 {

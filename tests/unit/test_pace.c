@@ -205,3 +205,24 @@ Test(pace, a_worker_that_was_never_heard_has_no_facts)
     psd_pace_facts_t f;
     cr_expect_not(psd_pace_facts(pace, 7, MS(1), &f));
 }
+
+Test(pace, the_push_of_a_worker_that_was_replaced_counts_in_no_later_round)
+{
+    uint64_t now = play(1000, (const uint64_t[]){ 10, 10 }, 2, 3);
+    psd_pace_part(pace, 0, 0.01, MS(now + 10));
+    psd_pace_complete(pace, 0, 10, 0.01, MS(now + 12));
+    psd_pace_forget(pace, 0, MS(now + 15));
+    psd_pace_part(pace, 1, 0.01, MS(now + 20));
+    psd_pace_complete(pace, 1, 10, 0.01, MS(now + 22));
+    psd_pace_close(pace, MS(now + 22));
+    for (uint32_t w = 0; w < 2; w++)
+        psd_pace_answer(pace, w, MS(now + 23));
+    cr_expect_eq(facts(0, now + 100).awaiting_s, 0, "neither has pushed in this round");
+    cr_expect_eq(facts(1, now + 100).awaiting_s, 0);
+    psd_pace_part(pace, 0, 0.01, MS(now + 103));
+    psd_pace_complete(pace, 0, 10, 0.01, MS(now + 105));
+    cr_expect_float_eq(facts(1, now + 205).awaiting_s, 0.1, 1e-9);
+    psd_pace_part(pace, 1, 0.01, MS(now + 206));
+    psd_pace_complete(pace, 1, 10, 0.01, MS(now + 208));
+    cr_expect_float_eq(psd_pace_close(pace, MS(now + 208)).barrier_s, 0.103, 1e-9);
+}

@@ -46,6 +46,17 @@ Test(patience, a_job_that_has_gone_back_forgets_what_came_after)
     cr_expect_eq(self.waited, 1);
 }
 
+Test(patience, a_job_that_has_gone_back_remembers_what_came_before)
+{
+    note(4, (double[]){ 0.5, 0.9, 0.6, 0.6 });
+    psd_patience_note(&self, 20, 0.3);
+    cr_expect_eq(self.best, 0.5);
+    cr_expect_eq(self.best_step, 10);
+    cr_expect_eq(self.waited, 1);
+    psd_patience_note(&self, 30, 0.4);
+    cr_expect(psd_patience_is_out(&self));
+}
+
 Test(patience, nan_is_never_better_and_without_a_limit_patience_never_ends)
 {
     note(3, (double[]){ 0.5, NAN, NAN });

@@ -854,6 +854,15 @@ Test(report, in_asp_a_worker_that_takes_long_is_slow, .init = setup_asp, .fini =
     cr_assert_eq(n_alerts(), 1);
     cr_expect_str_eq(alert(0), "worker 1 (host1) is slow: it computes for 99.5 ms a push, others for 20 ms");
     cr_expect_eq(of_worker(1, "awaited_share"), 0);
+    const json_t *shares = json_object_get(worker_at(0), "time_shares");
+    cr_expect_eq(number_of(shares, "waiting"), 0, "no worker waits for another");
+    cr_expect_float_eq(number_of(shares, "computing"), 1, 1e-2);
+    cr_expect_eq(of_worker(0, "awaiting_seconds"), 0);
+    pass(500); /* it reports its state now and then */
+    look();
+    const json_t *server = json_array_get(json_object_get(page, "servers"), 0);
+    cr_expect_eq(number_of(server, "version"), 2 * 500 + 100, "each push is a step");
+    cr_expect_eq(number_of(server, "step"), 0, "clocks are each worker's own");
 }
 
 /* ---- checkpoints ---- */

@@ -133,6 +133,17 @@ Test(saves, none_fails_any_more_once_one_is_safe, .init = setup, .fini = teardow
     cr_expect(is_due(1150, 9), "without a pause");
 }
 
+Test(saves, one_that_is_under_way_has_not_failed_whatever_became_of_the_one_before, .init = setup, .fini = teardown)
+{
+    order(100, 6);
+    shard_says(1, PSD_SHARD_SAVE_FAILED, 0);
+    order(1100, 6);
+    cr_expect(psd_saves_is_failing(&saves));
+    cr_expect_not(psd_saves_has_failed_since(&saves, 500));
+    shard_says(0, PSD_SHARD_SAVE_FAILED, 0);
+    cr_expect(psd_saves_has_failed_since(&saves, 500));
+}
+
 Test(saves, one_that_was_asked_for_is_made_once, .init = setup, .fini = teardown)
 {
     psd_saves_ask(&saves);

@@ -1941,3 +1941,35 @@ Test(session, a_damaged_residual_is_not_taken_and_asked_for_again, .fini = teard
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
     expect_codes(residual);
 }
+
+/* Whether the worker waits for an answer of each server: it decides which connections are made anew when nothing comes. */
+Test(session, the_servers_that_owe_an_answer_are_those_of_its_phase, .init = setup_pair, .fini = teardown)
+{
+    float slow[2][2];
+    const float *const of[] = { (float[]){ 1, 2 }, (float[]){ 3, 4 } };
+    cr_expect(!psd_session_asks(session, 0) && !psd_session_asks(session, 1), "while the caller computes none does");
+    cr_assert_eq(psd_session_exchange(session, now, of, 10, 1, &err), PSD_OK);
+    cr_expect(psd_session_asks(session, 0) && psd_session_asks(session, 1));
+    weights_of(1, 1);
+    cr_expect(psd_session_asks(session, 0) && !psd_session_asks(session, 1), "server 1 has answered");
+    weights_of(0, 1);
+    cr_assert_eq(psd_session_pull_slow(session, now, (float *const[]){ slow[0], slow[1] }, &out, &err), PSD_OK);
+    cr_expect(psd_session_asks(session, 0) && psd_session_asks(session, 1));
+    cr_expect_not(psd_session_asks(session, 2));
+    for (uint32_t s = 0; s < 2; s++) {
+        psd_msg_t msg = message(PSD_MSG_SLOW, RUN);
+        msg.seq = sent(PSD_MSG_PULL)->seq;
+        msg.shard = s;
+        msg.parts = 1;
+        msg.n_elements = 2;
+        msg.dtype = PSD_DTYPE_F32;
+        msg.codec = PSD_CODEC_F32;
+        msg.checksum = psd_crc32c(pair[s], sizeof pair[s]);
+        say_as(s, &msg, pair[s], sizeof pair[s]);
+    }
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_assert_eq(psd_session_set_lr(session, now, 0.5, &out, &err), PSD_OK);
+    cr_expect(psd_session_asks(session, 0) && !psd_session_asks(session, 1), "server 0 sets rates");
+    psd_session_leave(session, now, false, &out);
+    cr_expect(psd_session_asks(session, 0) && !psd_session_asks(session, 1));
+}

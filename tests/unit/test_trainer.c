@@ -716,6 +716,9 @@ Test(trainer, a_target_that_is_met_ends_the_run_and_one_that_is_not_fails_it)
     cr_assert_eq(psd_err_exit_code(PSD_EDIVERGED), 1);
     cr_assert_not_null(strstr(err.text, "the target was not met: accuracy is "), "%s", err.text);
     cr_assert_eq(server.left, 1, "its work is done anyway");
+    server.position.clock = 1;
+    config.stop_target = result.last_score.metric;
+    cr_expect_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "what is reached exactly is reached: %s", err.text);
 }
 
 Test(trainer, patience_ends_a_run_whose_evaluations_do_not_improve)
