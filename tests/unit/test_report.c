@@ -865,6 +865,26 @@ Test(report, in_asp_a_worker_that_takes_long_is_slow, .init = setup_asp, .fini =
     cr_expect_eq(number_of(server, "step"), 0, "clocks are each worker's own");
 }
 
+Test(report, in_asp_no_worker_is_awaited_by_those_whose_pushes_an_operator_holds, .init = setup_asp, .fini = teardown)
+{
+    psd_msg_t pause = { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL, .seq = 1 };
+    snprintf(pause.text, sizeof pause.text, "mnist pause");
+    psd_buf_t *body = said_with(&pause, NULL, 0);
+    psd_node_message(node, now, peer_of(9), &pause, body, &out);
+    psd_buf_unref(&body);
+    carry_out();
+    push_all(0, (push_t){ .samples = 1 });
+    pass(1000);
+    look();
+    cr_expect_str_eq(json_string_value(json_object_get(page, "state")), "paused");
+    cr_expect_eq(of_worker(1, "awaiting_seconds"), 0);
+    cr_expect_eq(of_worker(1, "awaited_share"), 0);
+    const json_t *shares = json_object_get(worker_at(0), "time_shares");
+    cr_expect_eq(number_of(shares, "waiting"), 0);
+    cr_expect_float_eq(number_of(shares, "served"), 1, 1e-3);
+    cr_expect_eq(metric("psd_queue_length{shard=\"0\"}"), 1);
+}
+
 /* ---- checkpoints ---- */
 
 static bool asked(psd_act_t act)
