@@ -69,8 +69,8 @@ Test(settings, quarantine_is_for_every_mode)
 
 Test(settings, rounds_are_added_up_only_where_there_are_rounds)
 {
-    read_first("--sync-accumulate=4 --optimizer=sgd(lr=0.5) --checkpoint-every-steps=10");
-    cr_expect_str_eq(settings.job.text, "servers=1 mode=bsp optimizer=" SGD " accumulate=4");
+    read_first("--sync-accumulate=4 --optimizer=sgd(lr=0.5) --checkpoint-dir=/tmp --checkpoint-every-steps=10");
+    cr_expect_str_eq(settings.job.text, "servers=1 mode=bsp optimizer=" SGD " accumulate=4 checkpoints=yes");
     cr_expect(settings.engine.accumulate == 4 && settings.coordinator.accumulate == 4 && settings.job.accumulate == 4);
     cr_expect_eq(settings.coordinator.save_every_rounds, 40, "checkpoints count steps");
     cr_expect_eq(read_as(0, "--sync-accumulate=4 --sync-mode=asp"), PSD_ECONFIG);
