@@ -218,6 +218,9 @@ Test(reading, a_run_that_begins_meanwhile_is_read_from_its_own_beginning)
     tell_snapshot(seq, RUN, 5);
     tell_values(0, seq, 5, 17, 1);
     pass(200);
+    cr_assert_not_null(sent_to(0, PSD_MSG_FOLLOW));
+    cr_expect_eq(sent_to(0, PSD_MSG_FOLLOW)->msg.job, RUN);
+    cr_expect_eq(sent_to(0, PSD_MSG_FOLLOW)->msg.clock, 5);
     tell_snapshot(seq, RUN + 1, 5); /* the answer to its report that it still reads */
     cr_assert_not_null(sent_to(0, PSD_MSG_READ));
     cr_expect_eq(sent_to(0, PSD_MSG_READ)->msg.job, RUN + 1);

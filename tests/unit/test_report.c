@@ -1225,6 +1225,10 @@ Test(report, a_server_that_has_joined_server_0_is_ready_if_that_reports_it, .fin
     welcome((PSD_JOB_DEGRADED + 1) * PSD_WELCOME_STATE, "worker 0 (a), silent for 9 s; server 2 of 3, which has not joined yet");
     expect_ready(503, "[+]joined ok\n[+]listening ok\n[-]job degraded\n"
                       "[-]missing worker 0 (a), silent for 9 s\n[-]missing server 2 of 3, which has not joined yet\n");
+    look();
+    cr_expect_str_eq(json_string_value(json_object_get(page, "reason")), "worker 0 (a), silent for 9 s");
+    cr_expect_eq(json_array_size(json_object_get(page, "missing")), 2);
+    cr_expect_eq(json_array_size(json_object_get(page, "servers_lost")), 0);
     welcome((PSD_JOB_TRAINING + 1) * PSD_WELCOME_STATE | PSD_WELCOME_READY, "");
     expect_ready(200, "[+]job training\n");
     look();

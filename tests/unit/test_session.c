@@ -865,6 +865,9 @@ Test(session, a_part_leaves_with_its_last_tensor_and_no_weights_are_taken_before
     send_part(RUN, 5, 0, 2);
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
     cr_expect(big[0] == 2 && big[HALF] == 2);
+    push(1, g + HALF); /* the next exchange begins with none */
+    push(0, g);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_EXCHANGING);
 }
 
 Test(session, parts_that_are_awaited_are_counted_and_the_servers_reason_replaces_them, .init = setup_two, .fini = teardown)
@@ -1972,4 +1975,35 @@ Test(session, the_servers_that_owe_an_answer_are_those_of_its_phase, .init = set
     cr_expect(psd_session_asks(session, 0) && !psd_session_asks(session, 1), "server 0 sets rates");
     psd_session_leave(session, now, false, &out);
     cr_expect(psd_session_asks(session, 0) && !psd_session_asks(session, 1));
+}
+
+Test(session, each_push_names_the_version_of_the_weights_that_its_server_sent, .init = setup_pair, .fini = teardown)
+{
+    const float *const of[] = { (float[]){ 1, 2 }, (float[]){ 3, 4 } };
+    cr_assert_eq(psd_session_exchange(session, now, of, 10, 1, &err), PSD_OK);
+    for (uint32_t s = 0; s < 2; s++) {
+        psd_msg_t msg = message(PSD_MSG_WEIGHTS, RUN);
+        msg.shard = s;
+        msg.parts = msg.world = 1;
+        msg.clock = 1;
+        msg.version = 20 + s;
+        msg.n_elements = 2;
+        msg.dtype = PSD_DTYPE_F32;
+        msg.codec = PSD_CODEC_F32;
+        msg.checksum = psd_crc32c(pair[s], sizeof pair[s]);
+        say_as(s, &msg, pair[s], sizeof pair[s]);
+    }
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_session_exchange(session, now, of, 10, 1, &err), PSD_OK);
+    psd_session_pump(session, &out);
+    unsigned n = 0;
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == PSD_MSG_PUSH) {
+            cr_expect_eq(out.at[i].msg.base_version, 20 + out.at[i].msg.shard);
+            cr_expect_eq(out.at[i].msg.clock, 2);
+            n++;
+        }
+    cr_expect_eq(n, 2);
+    cr_expect_eq(psd_session_position(session).version, 20, "that of server 0");
 }
