@@ -1976,3 +1976,10 @@ Test(coordinator, in_asp_a_worker_that_divides_other_rows_leaves_the_shards_memb
     cr_expect_eq(round->n_members, 1);
     cr_expect_eq(round->member[0].worker, 1);
 }
+
+Test(coordinator, each_state_of_the_job_has_its_word)
+{
+    static const char *const words[] = { "waiting", "training", "degraded", "paused", "finished", "unknown" };
+    for (psd_job_state_t state = PSD_JOB_GATHERING; state <= PSD_JOB_FINISHED + 1; state++)
+        cr_expect_str_eq(psd_job_state_name(state), words[state]);
+}

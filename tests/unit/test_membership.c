@@ -199,3 +199,10 @@ Test(membership, no_two_lives_of_a_row_have_the_same_incarnation, .init = setup,
     cr_expect_eq(psd_membership_by_nonce(members, 43), row);
     cr_expect_null(psd_membership_by_nonce(members, 42));
 }
+
+Test(membership, each_state_of_a_worker_has_its_word)
+{
+    static const char *const words[] = { "absent", "joining", "waiting", "live", "done", "lost", "left", "unknown" };
+    for (psd_worker_state_t state = PSD_WORKER_ABSENT; state <= PSD_WORKER_LEFT + 1; state++)
+        cr_expect_str_eq(psd_worker_state_name(state), words[state]);
+}

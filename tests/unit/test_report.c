@@ -556,6 +556,8 @@ Test(report, a_round_without_a_step_counts_as_skipped_and_is_an_alert, .init = s
     cr_expect_eq(metric("psd_rounds_skipped_total"), 1);
     cr_expect_eq(metric("psd_steps_total{shard=\"0\"}"), 0);
     cr_expect_eq(number_of(page, "skipped_rounds"), 1);
+    cr_expect_eq(number_of(json_object_get(page, "progress"), "rounds"), 1);
+    cr_expect_eq(number_of(json_object_get(page, "progress"), "step"), 0);
     cr_assert_eq(n_alerts(), 1);
     cr_expect_str_eq(alert(0), "1 rounds were skipped because gradients had Inf or NaN");
 }
@@ -814,6 +816,7 @@ Test(report, a_staleness_counts_at_most_its_own_bound, .init = setup_asp, .fini 
     cr_expect_eq(metric("psd_staleness_steps_bucket{le=\"8\"}"), 6);
     cr_expect_eq(metric("psd_staleness_steps_count"), 6);
     cr_expect_eq(metric("psd_staleness_steps_sum"), 15);
+    cr_expect_eq(number_of(json_object_get(page, "progress"), "rounds"), 6, "where there are none, each step counts");
     const json_t *said = json_object_get(json_object_get(page, "sync"), "staleness");
     cr_expect_eq(number_of(said, "mean"), 2.5);
     cr_expect_eq(number_of(said, "max"), 5);

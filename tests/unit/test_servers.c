@@ -187,9 +187,11 @@ Test(servers, a_place_between_two_runs_is_still_its_servers, .init = setup, .fin
 /* The table alone: three servers; process k listens at host:k. */
 static psd_servers_t table;
 
+static char why[PSD_MAX_TEXT]; /* the reason of the last verdict */
+
 static psd_server_admission_t judge(unsigned k, unsigned hello, uint32_t place, bool over)
 {
-    static char endpoint[32], why[PSD_MAX_TEXT];
+    static char endpoint[32];
     snprintf(endpoint, sizeof endpoint, "tcp://host:%u", k);
     psd_server_hello_t h = { .from = peer_of(k), .nonce = ((uint64_t)(k + 1) << 16) + hello, .place = place, .endpoint = endpoint };
     const psd_server_admission_t said = psd_servers_judge(&table, now, &h, over, why, sizeof why);
@@ -237,7 +239,9 @@ Test(servers, a_server_that_falls_silent_is_logged_once_and_again_when_it_speaks
     psd_servers_look(&table, now, &out);
     cr_assert_eq(out.n, 2);
     cr_expect_str_eq(out.at[0].id, "server.lost");
+    cr_expect_str_eq(out.at[0].msg.text, "shard=1 endpoint=tcp://host:1 silent_ms=2001");
     cr_expect_str_eq(out.at[1].id, "server.back");
+    cr_expect_str_eq(out.at[1].msg.text, "shard=1 endpoint=tcp://host:1");
 }
 
 Test(servers, no_server_is_lost_for_a_silence_while_server_0_was_suspended, .init = setup_table, .fini = drop)
@@ -253,6 +257,7 @@ Test(servers, a_time_in_which_server_0_was_suspended_does_not_count_for_how_long
 {
     judge(2, 0, 3, false);
     cr_expect_eq(judge(3, 0, 0, false), PSD_SERVER_WAITS, "all places are taken");
+    cr_expect_str_eq(why, "all 3 servers of the job have been heard of within 2000 ms");
     now += 10 * LEASE_MS;
     psd_servers_excuse(&table, 10 * LEASE_MS, now);
     cr_expect_eq(judge(3, 0, 0, false), PSD_SERVER_WAITS, "the holder of a place may be gone, unnoticed meanwhile");

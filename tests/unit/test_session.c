@@ -2007,3 +2007,15 @@ Test(session, each_push_names_the_version_of_the_weights_that_its_server_sent, .
     cr_expect_eq(n, 2);
     cr_expect_eq(psd_session_position(session).version, 20, "that of server 0");
 }
+
+Test(session, a_welcome_that_comes_twice_changes_nothing, .init = setup, .fini = teardown)
+{
+    const psd_cluster_t *cluster = psd_session_cluster(session);
+    welcome(NEXT_RUN, NONCE);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+    welcome(RUN, NONCE);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect_eq(psd_session_cluster(session), cluster);
+    cr_expect_eq(psd_session_position(session).run, RUN);
+    cr_expect_eq(psd_session_position(session).clock, 5);
+}
