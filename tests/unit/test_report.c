@@ -1412,3 +1412,24 @@ Test(report, tensors_that_are_ill_are_one_alert_with_their_names_and_since_when,
     cr_assert_not_null(end, "%s", alert(0));
     cr_expect_str_eq(end, "; the same holds for w");
 }
+
+static void setup_fewer_looks(void)
+{
+    look_every = 3;
+    join_all("--workers-min=3 --health-every=3");
+}
+
+Test(report, the_newest_look_is_known_by_its_step, .init = setup_fewer_looks, .fini = teardown)
+{
+    for (int step = 0; step < 6; step++) /* at the first, the second, and each third after the first */
+        for (uint32_t w = 0; w < N; w++)
+            push_all(w, (push_t){ .samples = 1, .gradient = 0.5f });
+    look();
+    const json_t *health = json_object_get(page, "health");
+    cr_expect_eq(number_of(health, "every"), 3);
+    cr_expect_eq(number_of(health, "looks"), 3);
+    cr_expect_eq(number_of(health, "step"), 4);
+    static const int columns[] = { 1, 2, 4 };
+    for (size_t i = 0; i < 3; i++)
+        cr_expect_eq(json_integer_value(json_array_get(json_object_get(health, "columns"), i)), columns[i]);
+}

@@ -50,6 +50,8 @@ Test(score, numbers_have_mse_mae_and_r2_by_weight)
     cr_expect_float_eq(value(&s, "mae"), (1 + 0 + 1) / 4.0, 1e-12);
     /* mean (1 + 2 + 8) / 4 = 2.75; squares 3.0625 + 0.5625 + 2 x 1.5625 = 6.75 */
     cr_expect_float_eq(value(&s, "r2"), 1 - 1.5 / 6.75, 1e-12);
+    cr_expect_float_eq(psd_metric_find("mse")->chance(&set), 6.75 / 4, 1e-12);
+    cr_expect_float_eq(psd_metric_find("mae")->chance(&set), (1 + 0 + 2 * 2) / 4.0, 1e-12, "around the median, 2");
     cr_expect(isnan(value(&s, "accuracy")));
 }
 
