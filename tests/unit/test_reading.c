@@ -15,7 +15,11 @@ static psd_reading_t *reading;
 static psd_actions_t out;
 static uint64_t now;
 static const psd_tensor_desc_t tensors[] = { { .name = "w", .n_dims = 1, .dim = { 3 }, .n_elements = 3 },
-                                             { .name = "b", .n_dims = 1, .dim = { 3 }, .n_elements = 3 } };
+                                             { .name = "b", .n_dims = 1, .dim = { 3 }, .n_elements = 3 },
+                                             { .name = "v", .n_dims = 1, .dim = { 3 }, .n_elements = 3 },
+                                             { .name = "a", .n_dims = 1, .dim = { 3 }, .n_elements = 3 } };
+static uint32_t n_tensors = 2; /* of these */
+static uint32_t part_elements = PSD_MAX_CHUNK;
 
 static void setup(void)
 {
@@ -63,9 +67,9 @@ static void tell_model(uint64_t seq)
 {
     uint8_t bytes[256];
     const psd_msg_t msg = message(PSD_MSG_MODEL, seq);
-    psd_tensor_desc_t own[2];
+    psd_tensor_desc_t own[4];
     memcpy(own, tensors, sizeof own);
-    say(0, &msg, bytes, psd_tensors_encode(&(psd_tensor_list_t){ .n = 2, .tensor = own }, bytes, sizeof bytes));
+    say(0, &msg, bytes, psd_tensors_encode(&(psd_tensor_list_t){ .n = n_tensors, .tensor = own }, bytes, sizeof bytes));
 }
 
 static void tell_snapshot(uint64_t seq, uint64_t run, uint64_t number)
@@ -75,7 +79,7 @@ static void tell_snapshot(uint64_t seq, uint64_t run, uint64_t number)
     const psd_cluster_t cluster = {
         .n_servers = 2,
         .endpoint = { "tcp://here:1", "tcp://there:2" },
-        .settings = { .text = "mode=bsp", .mode = "bsp", .optimizer = "sgd", .lease_ms = 600, .part_elements = PSD_MAX_CHUNK }
+        .settings = { .text = "mode=bsp", .mode = "bsp", .optimizer = "sgd", .lease_ms = 600, .part_elements = part_elements }
     };
     msg.job = run;
     msg.clock = number;
@@ -395,4 +399,47 @@ Test(reading, a_damaged_part_is_read_again)
     cr_expect_eq(psd_reading_run(reading), RUN);
     cr_expect_eq(psd_reading_model(reading)->n, 2);
     cr_expect_eq(psd_reading_cluster(reading)->n_servers, 2);
+}
+
+/* The part `part` of two of a server. */
+static void tell_part(uint32_t s, uint64_t seq, uint32_t part, float x)
+{
+    const float values[] = { x, x, x };
+    psd_msg_t msg = message(PSD_MSG_VALUES, seq);
+    msg.clock = 5;
+    msg.shard = s;
+    msg.part = part;
+    msg.parts = 2;
+    msg.version = 17;
+    msg.n_elements = 3;
+    msg.dtype = msg.codec = 1;
+    msg.checksum = psd_crc32c(values, sizeof values);
+    say(s, &msg, values, sizeof values);
+}
+
+Test(reading, after_each_part_the_others_are_waited_for_anew_and_only_these_are_asked_for)
+{
+    n_tensors = 4;
+    part_elements = 3;
+    begin();
+    const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+    tell_model(seq);
+    tell_snapshot(seq, RUN, 5);
+    cr_assert_not_null(sent_to(1, PSD_MSG_READ));
+    cr_expect_eq(sent_to(1, PSD_MSG_READ)->msg.parts, 2);
+    cr_expect_eq(*(const uint8_t *)sent_to(1, PSD_MSG_READ)->payload->data, 3, "both parts");
+    tell_part(0, seq, 0, 1);
+    tell_part(0, seq, 1, 1);
+    now += 40;
+    tell_part(1, seq, 0, 1);
+    tell_part(1, seq, 0, 1); /* it comes twice */
+    expect_wait("1 of 2 parts of server 1 at tcp://there:2");
+    pass(960);
+    cr_expect_null(sent_to(1, PSD_MSG_READ), "a server that sends may take a second for the next one");
+    pass(40);
+    cr_assert_not_null(sent_to(1, PSD_MSG_READ));
+    cr_expect_eq(*(const uint8_t *)sent_to(1, PSD_MSG_READ)->payload->data, 2);
+    cr_expect_null(sent_to(0, PSD_MSG_READ));
+    tell_part(1, seq, 1, 1);
+    cr_expect_eq(psd_reading_phase(reading), PSD_READING_IDLE);
 }
