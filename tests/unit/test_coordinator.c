@@ -1983,3 +1983,16 @@ Test(coordinator, each_state_of_the_job_has_its_word)
     for (psd_job_state_t state = PSD_JOB_GATHERING; state <= PSD_JOB_FINISHED + 1; state++)
         cr_expect_str_eq(psd_job_state_name(state), words[state]);
 }
+
+Test(coordinator, a_server_that_ends_with_the_job_is_not_lost, .fini = teardown)
+{
+    char text[PSD_MAX_TEXT];
+    config.lease_ms = 1000;
+    begin("bsp", 1);
+    worker_says(PSD_MSG_LEAVE, 0);
+    pass(50);
+    cr_assert_eq(facts().state, PSD_JOB_FINISHED);
+    pass(3500); /* server 1 is silent: it knows, and its word of that is lost */
+    cr_expect_eq(count_lines("server.lost", text), 0, "%s", text);
+    cr_expect_eq(facts().n_lost_servers, 0);
+}
