@@ -1639,6 +1639,7 @@ Test(session, the_residual_that_a_checkpoint_needs_is_kept_as_it_was_until_no_se
     cr_expect_eq(sent(PSD_MSG_RESIDUAL)->clock, 2);
     cr_expect_eq(sent(PSD_MSG_RESIDUAL)->n_elements, 2);
     cr_expect_arr_eq(got, after_2[1], sizeof got);
+    cr_expect_null(want_residual(0, 3, got), "nothing of that exchange has been pushed");
     expect_codes(residual);
     cr_assert_not_null(want_residual(0, 1, got));
     cr_expect_arr_eq(got, after_1[0], sizeof got, "it stays while training goes on");

@@ -1261,7 +1261,7 @@ Test(trainer, a_worker_that_could_not_leave_is_not_done)
 Test(trainer, the_summary_says_whose_it_is_and_how_long_it_took)
 {
     const double begun = seconds();
-    server.position = (psd_position_t){ .clock = 1, .world = 4, .rank = 0, .worker = 1, .run = 0xabc };
+    server.position = (psd_position_t){ .clock = 1, .world = 4, .rank = 2, .worker = 1, .run = 0xabc };
     server.first_takes = 0.02;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
     const double took = seconds() - begun;
@@ -1269,8 +1269,9 @@ Test(trainer, the_summary_says_whose_it_is_and_how_long_it_took)
     cr_assert_not_null(summary);
     cr_expect_str_eq(json_string_value(json_object_get(summary, "run")), "0000000000000abc");
     cr_expect_eq(number(summary, "worker"), 1);
-    cr_expect_eq(number(summary, "rank"), 0);
+    cr_expect_eq(number(summary, "rank"), 2);
     cr_expect_eq(number(summary, "world"), 4);
+    cr_expect(result.run == 0xabc && result.rank == 2, "the line at the end says it too");
     cr_expect_eq(strlen(json_string_value(json_object_get(summary, "sha256_initial"))), 64);
     cr_expect_eq(strlen(json_string_value(json_object_get(summary, "sha256_order"))), 64);
     cr_expect_str_eq(json_string_value(json_object_get(summary, "sha256")), result.sha256);
