@@ -497,13 +497,31 @@ Test(client, the_rule_that_a_program_expects_is_the_jobs_or_is_refused)
     psd_worker_close(&worker);
 }
 
-Test(client, a_tensor_that_is_not_registered_counts_as_a_matrix)
+Test(client, a_tensor_that_is_not_registered_counts_as_a_matrix_and_a_registered_one_as_what_it_is)
 {
-    cluster_start_servers(&cluster, 1, "--optimizer=muon(lr=0.1)");
+    static float w[2];
+    const uint64_t two = 2;
+    cluster_start_servers(&cluster, 1, "--workers-min=1 --optimizer=muon(lr=0.1)");
     psd_worker_t *worker = connect_to_job();
     psd_worker_group_t group = { .size = sizeof group };
     cr_assert_eq(psd_worker_group(worker, "fc.weight", &group), PSD_W_OK, "%s", psd_worker_error(worker));
     cr_expect_eq(strncmp(group.optimizer, "muon(", 5), 0, "%s", group.optimizer);
+    cr_assert_eq(psd_worker_register(worker, &(psd_tensor_t){ "fc.weight", &two, 1, w }, 1), PSD_W_OK, "%s",
+                 psd_worker_error(worker));
+    cr_assert_eq(psd_worker_group(worker, "fc.weight", &group), PSD_W_OK, "%s", psd_worker_error(worker));
+    cr_expect_eq(strncmp(group.optimizer, "adamw(", 6), 0, "a vector is trained by the rule beside it, %s", group.optimizer);
+    psd_worker_close(&worker);
+}
+
+Test(client, state_of_an_optimizer_that_is_none_is_malformed_data)
+{
+    float w[2] = { 0 };
+    const uint64_t two = 2;
+    const psd_worker_state_t state = { .size = sizeof state, .optimizer = "adam(lr=" };
+    cluster_start_servers(&cluster, 1, "--workers-min=1");
+    psd_worker_t *worker = connect_to_job();
+    cr_expect_eq(psd_worker_register_with(worker, &(psd_tensor_t){ "w", &two, 1, w }, 1, &state), PSD_W_EDATA, "%s",
+                 psd_worker_error(worker));
     psd_worker_close(&worker);
 }
 

@@ -1,0 +1,206 @@
+#include <criterion/criterion.h>
+
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <uv.h>
+
+#include "common/net/transport.h"
+#include "proto/actions.h"
+#include "proto/wire.h"
+#include "psd/worker.h"
+
+/* A thread that plays the only server of a job of two tensors; the test's thread is the follower's. */
+enum { RUN = 9, NUMBER = 4 };
+static pthread_t thread;
+static uv_loop_t loop;
+static uv_async_t stop;
+static psd_net_t *net;
+static psd_socket_t *socket_of;
+static char at[PSD_ENDPOINT_TEXT];
+
+/* What it answers with: this message, or the weights. */
+static struct {
+    psd_kind_t kind; /* PSD_MSG_FOLLOWED: the weights; 0: nothing */
+    uint32_t code, protocol;
+    char text[64];
+} script;
+static uint32_t read_code; /* of the last READ */
+static char greeting[300]; /* "JOB NAME" of the last FOLLOW */
+static float x = 1;        /* all weights */
+static psd_follower_t *follower;
+
+static void tell(uint64_t peer, psd_msg_t *msg, psd_buf_t *body)
+{
+    uint8_t header[PSD_MAX_FRAME_HEADER];
+    psd_buf_t *bytes;
+    msg->protocol = script.protocol ? script.protocol : PSD_PROTOCOL;
+    msg->job = RUN;
+    const size_t n = psd_wire_write(msg, body, false, header, &bytes);
+    psd_socket_send(socket_of, peer, header, n, bytes);
+    psd_buf_unref(&bytes);
+    psd_buf_unref(&body);
+}
+
+static void tell_snapshot(uint64_t peer, const psd_msg_t *asked)
+{
+    psd_cluster_t cluster = {
+        .n_servers = 1,
+        .settings = { .text = "x", .mode = "bsp", .optimizer = "sgd", .lease_ms = 60000, .part_elements = PSD_MAX_CHUNK }
+    };
+    snprintf(cluster.endpoint[0], sizeof cluster.endpoint[0], "%s", at);
+    psd_tensor_desc_t tensor[] = { { .name = "w", .n_dims = 2, .dim = { 3, 2 }, .n_elements = 6 },
+                                   { .name = "b", .n_elements = 1 } };
+    psd_tensor_list_t model = { .n = 2, .tensor = tensor }, list;
+    if (asked->code & PSD_FOLLOW_MODEL && psd_tensors_copy(&list, &model) == PSD_OK)
+        tell(peer, &(psd_msg_t){ .kind = PSD_MSG_MODEL, .seq = asked->seq }, psd_body_of_tensors(&list));
+    tell(peer, &(psd_msg_t){ .kind = PSD_MSG_FOLLOWED, .seq = asked->seq, .clock = NUMBER }, psd_body_of_cluster(&cluster));
+}
+
+static void tell_weights(uint64_t peer, const psd_msg_t *asked)
+{
+    float values[7];
+    for (size_t i = 0; i < 7; i++)
+        values[i] = x;
+    tell(peer,
+         &(psd_msg_t){ .kind = PSD_MSG_VALUES,
+                       .seq = asked->seq,
+                       .clock = NUMBER,
+                       .parts = 1,
+                       .version = 17,
+                       .n_elements = 7,
+                       .dtype = PSD_DTYPE_F32,
+                       .codec = PSD_CODEC_F32 },
+         psd_payload_copy(values, sizeof values));
+}
+
+static void on_message(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
+{
+    (void)arg;
+    psd_buf_t *body;
+    psd_msg_t msg;
+    psd_err_t err;
+    if (psd_wire_read(&msg, &body, header, n, payload, &err) == PSD_OK) {
+        if (msg.kind == PSD_MSG_FOLLOW)
+            snprintf(greeting, sizeof greeting, "%s %s", psd_body_hello(body)->job, psd_body_hello(body)->name);
+        if (msg.kind == PSD_MSG_READ)
+            read_code = msg.code;
+        if (msg.kind == PSD_MSG_READ)
+            tell_weights(peer, &msg);
+        else if (script.kind == PSD_MSG_FOLLOWED)
+            tell_snapshot(peer, &msg);
+        else if (script.kind) {
+            psd_msg_t answer = { .kind = script.kind, .seq = msg.seq, .code = script.code };
+            snprintf(answer.text, sizeof answer.text, "%s", script.text);
+            tell(peer, &answer, NULL);
+        }
+    }
+    psd_buf_unref(&body);
+}
+
+static void on_bad(void *arg, uint64_t peer, const char *why) { (void)arg, (void)peer, (void)why; }
+
+static void on_stop(uv_async_t *async)
+{
+    psd_socket_close(&socket_of, 0);
+    uv_close((uv_handle_t *)async, NULL);
+}
+
+static void *serve(void *arg)
+{
+    uv_run(&loop, UV_RUN_DEFAULT);
+    return arg;
+}
+
+static void start(psd_kind_t kind, uint32_t code, const char *text)
+{
+    const psd_keys_t none = { .insecure = true };
+    const psd_socket_handler_t handler = { on_message, on_bad, NULL, NULL };
+    script.kind = kind;
+    script.code = code;
+    snprintf(script.text, sizeof script.text, "%s", text);
+    uv_loop_init(&loop);
+    uv_async_init(&loop, &stop, on_stop);
+    cr_assert_not_null(net = psd_net_new(&none, NULL));
+    cr_assert_not_null(socket_of = psd_socket_bind(net, &loop, "tcp://127.0.0.1:0", &handler, at, NULL));
+    cr_assert_eq(pthread_create(&thread, NULL, serve, NULL), 0);
+    const psd_worker_config_t config = { .size = sizeof config, .join = at, .job = "mnist", .name = "eye", .insecure = true };
+    cr_assert_eq(psd_follower_open(&follower, &config), PSD_W_OK, "%s", psd_follower_error(follower));
+}
+
+static void teardown(void)
+{
+    psd_follower_close(&follower);
+    uv_async_send(&stop);
+    pthread_join(thread, NULL);
+    uv_loop_close(&loop);
+    psd_net_destroy(&net);
+}
+TestSuite(follower, .fini = teardown, .timeout = 120);
+
+static void expect_tensor(size_t i, const char *name, size_t n_dims)
+{
+    psd_tensor_t tensor;
+    cr_assert_eq(psd_follower_tensor(follower, i, &tensor), PSD_W_OK, "%s", psd_follower_error(follower));
+    cr_expect_str_eq(tensor.name, name);
+    cr_expect_eq(tensor.n_dims, n_dims);
+    if (n_dims)
+        cr_expect(tensor.shape[0] == 3 && tensor.shape[1] == 2);
+    for (size_t k = 0; k < (n_dims ? 6 : 1); k++)
+        cr_expect_eq(tensor.data[k], x);
+}
+
+Test(follower, it_reads_every_tensor_with_its_shape_and_the_version_of_all)
+{
+    start(PSD_MSG_FOLLOWED, 0, "");
+    cr_expect_eq(psd_follower_n_tensors(follower), 0);
+    cr_expect_eq(psd_follower_version(follower), 0);
+    for (int slow = 0; slow < 2; slow++, x++) {
+        cr_assert_eq(psd_follower_pull(follower, slow, 60000), PSD_W_OK, "%s", psd_follower_error(follower));
+        cr_expect_eq(read_code, slow ? PSD_READ_SLOW : 0);
+        cr_expect_eq(psd_follower_n_tensors(follower), 2);
+        cr_expect_eq(psd_follower_version(follower), 17);
+        expect_tensor(0, "w", 2);
+        expect_tensor(1, "b", 0);
+    }
+    cr_expect_str_eq(greeting, "mnist eye");
+    psd_tensor_t tensor;
+    cr_expect_eq(psd_follower_tensor(follower, 2, &tensor), PSD_W_EINVAL);
+    cr_expect_str_eq(psd_follower_error(follower), "tensor: there is no tensor 2; 2 were pulled");
+}
+
+Test(follower, a_job_that_has_failed_is_told_with_its_own_code)
+{
+    start(PSD_MSG_REFUSED, PSD_REFUSAL_ABSENT, "gave up waiting for worker 3");
+    cr_expect_eq(psd_follower_pull(follower, 0, 60000), PSD_W_EUNAVAILABLE);
+    cr_expect_not_null(strstr(psd_follower_error(follower), "gave up waiting for worker 3"), "%s", psd_follower_error(follower));
+}
+
+Test(follower, another_job_is_a_refusal)
+{
+    start(PSD_MSG_REFUSED, PSD_REFUSAL_JOB, "this is job cifar");
+    cr_expect_eq(psd_follower_pull(follower, 0, 60000), PSD_W_EREFUSED);
+    cr_expect_not_null(strstr(psd_follower_error(follower), "this is job cifar"), "%s", psd_follower_error(follower));
+}
+
+Test(follower, another_protocol_is_told_with_both_numbers)
+{
+    char words[128];
+    script.protocol = PSD_PROTOCOL + 1;
+    start(PSD_MSG_WAIT, 0, "x");
+    snprintf(words, sizeof words, "server 0 uses protocol %d, this library %d; install one version everywhere", PSD_PROTOCOL + 1,
+             PSD_PROTOCOL);
+    cr_expect_eq(psd_follower_pull(follower, 0, 60000), PSD_W_EREFUSED);
+    cr_expect_str_eq(psd_follower_error(follower), words);
+}
+
+Test(follower, a_pull_waits_for_as_long_as_it_may_and_says_for_what)
+{
+    start(PSD_MSG_WAIT, 0, "the job to begin");
+    cr_expect_eq(psd_follower_pull(follower, 0, 0), PSD_W_ETIMEOUT, "with 0 it only looks");
+    char words[80 + PSD_ENDPOINT_TEXT];
+    snprintf(words, sizeof words, "pull: nothing was read from %s in 100 ms; waiting for the job to begin", at);
+    for (int i = 0; i < 600 && strcmp(psd_follower_error(follower), words); i++) /* the answer comes soon */
+        cr_assert_eq(psd_follower_pull(follower, 0, 100), PSD_W_ETIMEOUT);
+    cr_expect_str_eq(psd_follower_error(follower), words);
+}
