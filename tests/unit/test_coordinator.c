@@ -1996,3 +1996,18 @@ Test(coordinator, a_server_that_ends_with_the_job_is_not_lost, .fini = teardown)
     cr_expect_eq(count_lines("server.lost", text), 0, "%s", text);
     cr_expect_eq(facts().n_lost_servers, 0);
 }
+
+Test(coordinator, a_job_that_is_finished_is_not_stopped_any_more, .fini = teardown)
+{
+    int code = -1;
+    char text[PSD_MAX_TEXT] = "";
+    begin("bsp", 1);
+    worker_says(PSD_MSG_LEAVE, 0);
+    pass(50);
+    cr_assert_eq(facts().state, PSD_JOB_FINISHED);
+    psd_coordinator_stop(coordinator, now, &out);
+    cr_expect_not(facts().stopped);
+    cr_assert(ends_within(10000, &code, text));
+    cr_expect_eq(code, PSD_OK);
+    cr_expect_str_eq(text, "every worker has finished");
+}

@@ -1433,3 +1433,24 @@ Test(report, the_newest_look_is_known_by_its_step, .init = setup_fewer_looks, .f
     for (size_t i = 0; i < 3; i++)
         cr_expect_eq(json_integer_value(json_array_get(json_object_get(health, "columns"), i)), columns[i]);
 }
+
+static void setup_frozen_looks(void)
+{
+    look_every = 1;
+    setup_frozen();
+}
+
+Test(report, a_frozen_tensor_is_shown_as_such_without_figures, .init = setup_frozen_looks, .fini = teardown)
+{
+    for (uint32_t w = 0; w < N; w++)
+        push_all(w, (push_t){ .samples = 1, .gradient = 0.5f });
+    look();
+    cr_expect_str_eq(text_of(tensor_at(0), "state"), "ok");
+    cr_expect_str_eq(text_of(tensor_at(1), "name"), "w");
+    cr_expect_str_eq(text_of(tensor_at(1), "state"), "frozen");
+    cr_expect(json_is_null(json_object_get(tensor_at(1), "gradient_norm")));
+    cr_expect_eq(metric("psd_tensors{state=\"frozen\"}"), 1);
+    cr_expect(has_metric("psd_tensor_gradient_norm{tensor=\"v\"}"));
+    cr_expect(!has_metric("psd_tensor_gradient_norm{tensor=\"w\"}"));
+    cr_expect_eq(n_alerts(), 0);
+}

@@ -2020,3 +2020,23 @@ Test(session, a_welcome_that_comes_twice_changes_nothing, .init = setup, .fini =
     cr_expect_eq(psd_session_position(session).run, RUN);
     cr_expect_eq(psd_session_position(session).clock, 5);
 }
+
+Test(session, a_worker_without_samples_tells_every_server_so, .init = setup_pair, .fini = teardown)
+{
+    cr_assert_eq(psd_session_exchange(session, now, NULL, 0, 0, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    unsigned told = 0;
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == PSD_MSG_PUSH) {
+            cr_expect_null(out.at[i].payload);
+            cr_expect_eq(out.at[i].msg.samples, 0);
+            cr_expect_eq(out.at[i].msg.clock, 1);
+            told |= 1U << out.at[i].msg.shard;
+        }
+    cr_expect_eq(told, 3);
+    for (uint32_t s = 0; s < 2; s++)
+        weights_of(s, 1);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect_eq(psd_session_position(session).clock, 2);
+}
