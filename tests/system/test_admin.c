@@ -269,3 +269,24 @@ Test(admin, a_manifest_that_cannot_be_written_is_reported_and_retried)
     unsigned long long saved = 0;
     cr_expect(sscanf(said, "checkpoint %llu is safe", &saved) == 1 && saved == clock, "%s", said);
 }
+
+/* Whether server 0 says this within a minute. */
+static bool says(const char *words)
+{
+    bool said = false;
+    for (const uint64_t end = cluster_now_ms() + 60000; !said && cluster_now_ms() < end; cluster_nap()) {
+        char *text = cluster_printed(&cluster, &cluster.server[0], "err");
+        said = strstr(text, words);
+        free(text);
+    }
+    return said;
+}
+
+Test(admin, a_signal_to_save_where_nothing_can_be_saved_is_warned_of_and_the_server_stays)
+{
+    cluster_start_server(&cluster, 1, "--workers-min=1");
+    kill(cluster.server[0].pid, SIGUSR1);
+    cr_expect(says("checkpoint.unasked"));
+    cr_expect(says("SIGUSR1 is for server 0 of a job with checkpoint.dir"));
+    cr_expect_eq(cluster_wait(&cluster.server[0], 0), -1, "it still runs");
+}
