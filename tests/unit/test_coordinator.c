@@ -25,7 +25,7 @@ static psd_peer_t peer_of(uint32_t worker) { return UINT64_C(1) << 63 | (5 + wor
 
 static void make(const char *mode)
 {
-    static const psd_job_settings_t settings = { .text = "x", .mode = "x", .optimizer = "sgd" };
+    static const psd_job_settings_t settings = { .text = "x", .mode = "x", .optimizer = "sgd", .part_elements = 8 };
     config.job = "mnist";
     config.job_id = JOB;
     config.settings = &settings;
@@ -1741,6 +1741,7 @@ Test(coordinator, a_server_is_told_its_place_its_run_and_the_checkpoint_to_load,
         const psd_msg_t *told = answer(PSD_MSG_SHARD_WELCOME);
         cr_expect_eq(told->shard, s);
         cr_expect_eq(told->world, SERVERS);
+        cr_expect_eq(told->n_elements, 8, "of a part");
         cr_expect_eq(told->shard_epoch, 1);
         cr_expect_eq(told->seq, (10 * s + 1) << 16);
         cr_expect_eq(told->clock, 9);

@@ -186,6 +186,8 @@ Test(reading, values_of_another_snapshot_or_question_are_not_mixed_in)
     begin();
     const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
     tell_model(seq);
+    tell_snapshot(seq - 1, RUN, 4);
+    cr_expect_eq(psd_reading_phase(reading), PSD_READING_ASKING, "that was the answer to an earlier question");
     tell_snapshot(seq, RUN, 5);
     tell_values(0, seq, 4, 16, 9);
     tell_values(1, seq - 1, 5, 17, 9);

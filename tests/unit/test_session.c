@@ -2040,3 +2040,22 @@ Test(session, a_worker_without_samples_tells_every_server_so, .init = setup_pair
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
     cr_expect_eq(psd_session_position(session).clock, 2);
 }
+
+Test(session, a_hello_says_whose_it_is_for_which_job_and_place_and_is_repeated_until_it_is_welcomed, .fini = teardown)
+{
+    uint64_t at[16];
+    session = psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .wanted = 4 });
+    pass(0);
+    cr_assert_not_null(sent(PSD_MSG_HELLO));
+    cr_expect_eq(sent(PSD_MSG_HELLO)->seq, NONCE);
+    cr_expect_eq(sent(PSD_MSG_HELLO)->code, 4);
+    cr_expect_str_eq(psd_body_hello(sent_with(PSD_MSG_HELLO))->job, "job");
+    cr_expect_str_eq(psd_body_hello(sent_with(PSD_MSG_HELLO))->name, "me");
+    cr_expect_eq(times_of(PSD_MSG_HELLO, 1000, at), 5);
+    cr_expect_eq(at[0], 200);
+    welcome(RUN, NONCE + 1);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_JOINING, "that was for another");
+    welcome(RUN, NONCE);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_JOINED);
+    cr_expect_eq(times_of(PSD_MSG_HELLO, 1000, at), 0);
+}
