@@ -594,6 +594,54 @@ class Torch(unittest.TestCase):
                 opt.step()
             self.assertIn("clip.value", str(raised.exception))
 
+    def test_the_gradient_that_leaves_in_the_step_is_the_one_that_the_script_has_left_there(self) -> None:
+        def replace(p: Any) -> None:
+            p.grad = p.grad * 0.5
+
+        def delete(p: Any) -> None:
+            p.grad = None
+
+        def scale(p: Any) -> None:
+            p.grad.mul_(0.5)
+
+        v, w = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2, 2, dtype=torch.float64))
+        opt = self.optimizer([("v", v), ("w", w)])
+        n_made = 0
+        for losses in (v, w), (w, v):  # autograd finishes one of them last
+            for change, step in (replace, 2.0), (delete, 0.0), (scale, 2.0):
+                for p in (v, w):
+                    opt.zero_grad()
+                    before = p.detach().clone()
+                    sum((8 * q).sum() for q in losses).backward()
+                    change(p)
+                    try:
+                        opt.step()
+                    except psd.UsageError as e:
+                        self.assertIn("was changed after backward had sent it", str(e))
+                        with self.assertLogs(log, "WARNING"):
+                            opt.zero_grad()
+                        continue
+                    n_made += 1
+                    self.assertEqual((before - p.detach()).tolist(), [[step, step]] * 2, change.__name__)
+        self.assertEqual(n_made, 6)
+
+    def test_the_only_gradient_of_a_model_may_be_changed_before_its_step(self) -> None:
+        w, opt = self.one()
+        opt.zero_grad()
+        (8 * w).sum().backward()
+        w.grad = w.grad / w.grad.norm()
+        opt.step()
+        self.assertAlmostEqual(w[0, 0].item(), -0.25, places=6)
+        opt.zero_grad()
+        (8 * w).sum().backward()
+        w.grad = None
+        with self.assertRaisesRegex(psd.UsageError, "no parameter has a gradient"):
+            opt.step()
+        opt.zero_grad()
+        (8 * w).sum().backward()
+        opt.step()
+        self.assertEqual((w[0, 0].item(), opt.position.clock), (-4.25, 3))
+
     def test_each_mistake_is_told_what_to_do(self) -> None:
         def second_backward(w: Any, opt: Any) -> None:
             opt.zero_grad()

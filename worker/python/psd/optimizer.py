@@ -117,10 +117,19 @@ class _Slot:
             return zlib.crc32(elements.base.tobytes()).to_bytes(4, "little")
         return bytes(elements[::self.made.numel() // _LOOKED_AT | 1])
 
+    def _is_remade(self) -> bool:
+        """Whether the gradient has been replaced, changed or deleted since it was taken."""
+        return bool(self.parameter.grad is not self.made or self.made._version != self.made_version
+                    or self._look_at_made() != self.sent)
+
+    def let_go_of_remade(self) -> None:
+        """If the gradient was taken but not yet sent, and is another one now, it is to be taken anew."""
+        if self.is_here and not self.is_sent and self._is_remade():
+            self.is_here, self.made = False, None
+
     def check(self) -> None:
         """Check that the gradient has not changed since it was sent, and the place."""
-        if self.is_sent and (self.parameter.grad is not self.made or self.made._version != self.made_version
-                             or self._look_at_made() != self.sent):
+        if self.is_sent and self._is_remade():
             raise UsageError(f"the gradient of {self.name} was changed after backward had sent it",
                              hint="clip by the job's clip.norm or clip.value, or give psd.Optimizer overlap=False; opt.zero_grad() gives "
                                   "this step up")
@@ -556,6 +565,7 @@ class Optimizer(torch.optim.Optimizer):
         self._send_copied(wait=True)
         for slot in self._slots:
             slot.check()
+            slot.let_go_of_remade()
             if not slot.is_here and slot.has_news():
                 slot.take()
         if any(slot.parameter.grad is not None and slot.parameter.grad.is_cuda for slot in self._slots):
