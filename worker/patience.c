@@ -1,10 +1,10 @@
 #include "worker/patience.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "common/base/array.h"
 
-/* NaN is not better than any value. */
 static bool is_better(const psd_patience_t *self, double value)
 {
     return self->smaller_is_better ? value < self->best : value > self->best;
@@ -12,6 +12,8 @@ static bool is_better(const psd_patience_t *self, double value)
 
 static void take(psd_patience_t *self, const struct psd_look *look)
 {
+    if (isnan(look->value))
+        return;
     if (!self->best_step || is_better(self, look->value)) {
         self->best = look->value;
         self->best_step = look->step;

@@ -1,5 +1,5 @@
 /* patience.h - whether evaluations still improve: patience runs out when `limit` evaluations in a row are no better than the best
- * before them. */
+ * before them. NaN, of a metric that is undefined, is no evaluation. */
 #pragma once
 
 #include <stdbool.h>

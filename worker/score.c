@@ -118,12 +118,13 @@ static double deviation(const psd_dataset_t *set)
 }
 
 static const psd_metric_t metrics[] = {
-    { "accuracy", "share of rows whose class is predicted correctly", false, PSD_LABEL_CLASS, false, mean_score, most_frequent },
-    { "auc", "area under the ROC curve, of two classes", false, PSD_LABEL_CLASS, true, area, half },
-    { "logloss", "mean of -log of the probability of the right class", true, PSD_LABEL_CLASS, false, mean_loss, entropy },
-    { "mse", "mean squared error", true, PSD_LABEL_TARGET, false, mean_score, variance },
-    { "mae", "mean absolute error", true, PSD_LABEL_TARGET, false, mean_off, deviation },
-    { "r2", "share of the variance that the model explains", false, PSD_LABEL_TARGET, false, r2, zero },
+    { "accuracy", "share of rows whose class is predicted correctly", false, PSD_LABEL_CLASS, false, NULL, mean_score,
+      most_frequent },
+    { "auc", "area under the ROC curve, of two classes", false, PSD_LABEL_CLASS, true, "are of one class", area, half },
+    { "logloss", "mean of -log of the probability of the right class", true, PSD_LABEL_CLASS, false, NULL, mean_loss, entropy },
+    { "mse", "mean squared error", true, PSD_LABEL_TARGET, false, NULL, mean_score, variance },
+    { "mae", "mean absolute error", true, PSD_LABEL_TARGET, false, NULL, mean_off, deviation },
+    { "r2", "share of the variance that the model explains", false, PSD_LABEL_TARGET, false, "have the same label", r2, zero },
 };
 static_assert(sizeof metrics / sizeof *metrics <= PSD_MAX_METRICS, "a score has room for each metric");
 
@@ -140,6 +141,17 @@ const psd_metric_t *psd_metric_find(const char *name)
 bool psd_metric_suits(const psd_metric_t *self, const psd_dataset_t *set)
 {
     return self->labels == set->kind && (!self->two_classes || set->n_classes == 2);
+}
+
+const char *psd_metric_flaw(const psd_metric_t *self, const psd_dataset_t *set)
+{
+    size_t first = 0;
+    while (first < set->n_rows && !(weight_of(set, first) > 0))
+        first++;
+    for (size_t i = first; self->if_equal && i < set->n_rows; i++)
+        if (weight_of(set, i) > 0 && (set->label[i] > set->label[first] || set->label[i] < set->label[first]))
+            return NULL;
+    return self->if_equal;
 }
 
 /* ---- Scoring ---- */

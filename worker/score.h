@@ -25,6 +25,7 @@ typedef struct psd_metric {
     bool smaller_is_better;
     psd_label_kind_t labels; /* the kind of label that it suits */
     bool two_classes;        /* only for two classes */
+    const char *if_equal;    /* what all labels are where it is undefined because they are equal; NULL: it is defined there */
     double (*of)(const psd_sums_t *sums);
     double (*chance)(const psd_dataset_t *set); /* its value for the best constant prediction */
 } psd_metric_t;
@@ -35,6 +36,10 @@ const psd_metric_t *psd_metric_find(const char *name);
 
 /* Whether it suits sets like this one. */
 bool psd_metric_suits(const psd_metric_t *self, const psd_dataset_t *set);
+
+/* Why it is undefined on this set, whatever the outputs: "are of one class", "have the same label"; NULL: it is defined. Rows of
+ * weight 0 do not count. */
+const char *psd_metric_flaw(const psd_metric_t *self, const psd_dataset_t *set);
 
 /* Over a whole data set. */
 typedef struct psd_score {

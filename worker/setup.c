@@ -1,6 +1,7 @@
 #include "worker/setup.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -253,6 +254,45 @@ static int choose_metric(psd_setup_t *self, const psd_options_t *o, psd_err_t *e
     return blame(o, PSD_OPT_eval_metric, err);
 }
 
+enum { FLAW = 300 };
+
+/* Whether the metric is undefined on these rows, of the test set if `is_test`. */
+static bool find_flaw(const psd_setup_t *self, const psd_dataset_t *set, bool is_test, char out[FLAW])
+{
+    const char *flaw = set ? psd_metric_flaw(self->metric, set) : NULL;
+    if (flaw)
+        snprintf(out, FLAW, "%s is undefined on the %zu %s rows, which all %s; %s, or set another eval.metric", self->metric->name,
+                 set->n_rows, is_test ? "test" : "held-out", flaw,
+                 is_test ? "add other rows to data.test" : "raise data.validation, change seed");
+    return flaw;
+}
+
+int psd_setup_check_metric(const psd_setup_t *self, const psd_options_t *o, bool by_held, psd_err_t *err)
+{
+    char flaw[FLAW];
+    if ((by_held && find_flaw(self, self->held, false, flaw)) || find_flaw(self, self->test, *test_spec(o), flaw))
+        return psd_err_set(err, PSD_ECONFIG, "%s", flaw), blame(o, PSD_OPT_eval_metric, err);
+    return PSD_OK;
+}
+
+/* Where the labels leave the metric undefined, it can decide nothing: an error if it has to, otherwise a warning. */
+static int check_metric(const psd_setup_t *self, const psd_options_t *o, psd_err_t *err)
+{
+    char flaw[FLAW];
+    const psd_dataset_t *set[] = { self->held, self->test };
+    for (size_t i = 0; i < sizeof set / sizeof *set; i++) {
+        const bool patience = psd_options_uint(o, PSD_OPT_stop_patience) && (set[i] == self->held || !self->held),
+                   target = psd_options_double(o, PSD_OPT_stop_target) > 0 && set[i] == self->test;
+        if (!find_flaw(self, set[i], set[i] == self->test && *test_spec(o), flaw))
+            continue;
+        if (patience || target)
+            return psd_err_set(err, PSD_ECONFIG, "%s is set, but %s", patience ? "stop.patience" : "stop.target", flaw),
+                   blame(o, patience ? PSD_OPT_stop_patience : PSD_OPT_stop_target, err);
+        psd_log_warn("eval.undefined", "reason=\"%s\"", flaw);
+    }
+    return PSD_OK;
+}
+
 /* The features are as many as the largest index says. */
 static int blame_index(const psd_dataset_t *set, const psd_options_t *o, psd_err_t *err)
 {
@@ -334,6 +374,7 @@ static int load(psd_setup_t *self, const psd_options_t *o, const char *init, psd
     }
     rc = rc ? rc : load_data(self, frame, o, err);
     rc = rc ? rc : choose_metric(self, o, err);
+    rc = rc ? rc : check_metric(self, o, err);
     rc = rc ? rc : psd_setup_model(&self->model, o, self->train, err);
     if (!rc && *init)
         rc = take_weights(self, &file, o, err);

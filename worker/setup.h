@@ -26,6 +26,10 @@ int psd_setup_load_anew(psd_setup_t *self, const psd_options_t *o, psd_err_t *er
  * also if the options say nothing of model and data, because then the model may be one of a program. */
 int psd_setup_check_groups(const psd_setup_t *self, const psd_options_t *o, psd_err_t *err);
 
+/* Whether the metric can tell models apart by the test set and, `by_held`, by the rows held out beside it: PSD_ECONFIG if their labels
+ * leave it undefined. */
+int psd_setup_check_metric(const psd_setup_t *self, const psd_options_t *o, bool by_held, psd_err_t *err);
+
 /* Free all that was loaded. */
 void psd_setup_clear(psd_setup_t *self);
 

@@ -232,7 +232,7 @@ static void note_score(trainer_t *self, psd_score_t score)
 {
     psd_trainer_result_t *r = self->result;
     const bool smaller = metric_of(self)->smaller_is_better;
-    const bool better = smaller ? score.metric < r->best_metric : score.metric > r->best_metric;
+    const bool better = isnan(r->best_metric) || (smaller ? score.metric < r->best_metric : score.metric > r->best_metric);
     r->best_metric = better || !r->evaluated ? score.metric : r->best_metric;
     r->last_score = score;
     r->evaluated = true;

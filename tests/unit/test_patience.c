@@ -57,9 +57,17 @@ Test(patience, a_job_that_has_gone_back_remembers_what_came_before)
     cr_expect(psd_patience_is_out(&self));
 }
 
-Test(patience, nan_is_never_better_and_without_a_limit_patience_never_ends)
+Test(patience, nan_is_no_evaluation)
 {
-    note(3, (double[]){ 0.5, NAN, NAN });
+    note(6, (double[]){ NAN, NAN, NAN, 0.5, NAN, 0.4 });
+    cr_expect_eq(self.best, 0.5);
+    cr_expect_eq(self.best_step, 40);
+    cr_expect_eq(self.waited, 1);
+}
+
+Test(patience, without_a_limit_it_never_ends)
+{
+    note(3, (double[]){ 0.5, 0.5, 0.5 });
     cr_expect(psd_patience_is_out(&self));
     self.limit = 0;
     cr_expect_not(psd_patience_is_out(&self));

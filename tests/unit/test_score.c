@@ -66,6 +66,16 @@ Test(score, many_classes_have_no_auc_and_one_class_has_none_either)
     cr_expect(isnan(value(&s, "auc")));
 }
 
+Test(score, equal_labels_leave_auc_and_r2_undefined)
+{
+    psd_dataset_t set = { .n_rows = 3, .n_classes = 2, .label = (float[]){ 0, 1, 1 } };
+    cr_expect_null(psd_metric_flaw(psd_metric_find("auc"), &set));
+    set.weight = (float[]){ 0, 1, 2 };
+    cr_expect_str_eq(psd_metric_flaw(psd_metric_find("auc"), &set), "are of one class", "a row without weight does not count");
+    cr_expect_str_eq(psd_metric_flaw(psd_metric_find("r2"), &set), "have the same label");
+    cr_expect_null(psd_metric_flaw(psd_metric_find("logloss"), &set));
+}
+
 Test(score, chance_is_what_one_answer_for_all_scores)
 {
     const psd_dataset_t classes = { .n_rows = 10, .n_classes = 2, .label = (float[]){ 1, 1, 1, 1, 1, 1, 1, 0, 0, 0 } },

@@ -46,7 +46,7 @@ static void write_file(const char *name, const char *text)
 }
 
 /* Load with these flags, separated by blanks. */
-static void load(const char *flags)
+static int try_load(const char *flags)
 {
     char copy[512], *argv[24] = { "psd-worker", "--data-train=csv:train.csv", "--data-label-column=y", "--data-batch=2" };
     int argc = 4;
@@ -58,8 +58,10 @@ static void load(const char *flags)
     logged[0] = '\0';
     cr_assert_not_null(options = psd_options_new(PSD_PROGRAM_WORKER));
     cr_assert_eq(psd_options_load(options, argc, argv, &err), PSD_OK, "%s", err.text);
-    cr_assert_eq(psd_setup_load(&setup_of, options, &err), PSD_OK, "%s", err.text);
+    return psd_setup_load(&setup_of, options, &err);
 }
+
+static void load(const char *flags) { cr_assert_eq(try_load(flags), PSD_OK, "%s", err.text); }
 
 static void expect_logged(const char *words) { cr_expect_not_null(strstr(logged, words), "no %s in %s", words, logged); }
 
@@ -97,6 +99,38 @@ Test(setup, readings_that_may_surprise_are_warned_of)
     write_file("train.csv", "a,b,y\n1,2,1\n3,4,1\n5,6,1\n");
     load("--model-kind=logistic");
     expect_logged(" id=data.one_class class=1 rows=3 reason=\"all rows that are trained on are of one class\"\n");
+}
+
+#define ALL_POSITIVE                                                                                                               \
+    "auc is undefined on the 2 test rows, which all are of one class; add other rows to data.test, or set another eval.metric"
+
+Test(setup, a_metric_that_is_undefined_on_rows_is_warned_of_and_cannot_decide_by_them)
+{
+    write_file("train.csv", "a,y\n1,0\n3,1\n5,1\n7,1\n");
+    write_file("test.csv", "a,y\n1,1\n3,1\n");
+    load("--model-kind=logistic --data-test=csv:test.csv --eval-metric=auc");
+    expect_logged(" id=eval.undefined reason=\"" ALL_POSITIVE "\"\n");
+    cr_expect_eq(psd_setup_check_metric(&setup_of, options, false, &err), PSD_ECONFIG);
+    cr_expect_str_eq(err.text, "--eval-metric: " ALL_POSITIVE);
+    cr_assert_eq(try_load("--model-kind=logistic --data-test=csv:test.csv --eval-metric=auc --stop-patience=2"), PSD_ECONFIG);
+    cr_expect_str_eq(err.text, "--stop-patience: stop.patience is set, but " ALL_POSITIVE);
+    cr_assert_eq(try_load("--model-kind=logistic --data-test=csv:test.csv --eval-metric=auc --stop-target=0.9"), PSD_ECONFIG);
+    cr_expect_str_eq(err.text, "--stop-target: stop.target is set, but " ALL_POSITIVE);
+    load("--model-kind=logistic --data-test=csv:test.csv --stop-patience=2 --stop-target=0.9");
+    cr_expect_null(strstr(logged, "eval.undefined"), "accuracy is defined on one class: %s", logged);
+    write_file("test.csv", "a,y\n1,1\n3,0\n");
+    cr_assert_eq(
+        try_load("--model-kind=logistic --data-test=csv:test.csv --data-validation=0.25 --eval-metric=auc --stop-patience=2"),
+        PSD_ECONFIG, "patience goes by the row held out");
+    cr_expect_not_null(strstr(err.text, "auc is undefined on the 1 held-out rows"), "%s", err.text);
+    load("--model-kind=logistic --data-test=csv:test.csv --data-validation=0.25 --eval-metric=auc --stop-target=0.5");
+    expect_logged(" id=eval.undefined reason=\"auc is undefined on the 1 held-out rows, which all are of one class; raise "
+                  "data.validation, change seed, or set another eval.metric\"\n");
+    cr_expect_eq(psd_setup_check_metric(&setup_of, options, false, &err), PSD_OK);
+    cr_expect_eq(psd_setup_check_metric(&setup_of, options, true, &err), PSD_ECONFIG);
+    write_file("test.csv", "a,y\n1,2.5\n3,2.5\n");
+    load("--model-kind=linear --data-test=csv:test.csv --eval-metric=r2");
+    expect_logged("r2 is undefined on the 2 test rows, which all have the same label; ");
 }
 
 Test(setup, words_that_only_the_test_set_has_are_warned_of)
