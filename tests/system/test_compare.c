@@ -448,6 +448,33 @@ Test(compare, rules_and_data_that_no_run_could_use_are_refused_before_the_first_
     cr_expect_neq(shell("test -e c"), 0, "no run has begun");
 }
 
+Test(compare, a_metric_that_is_undefined_on_the_rows_that_decide_is_refused_before_the_first_run)
+{
+    cr_assert_eq(shell("{ echo a,y; for i in $(seq 37); do echo $i,0; done; for i in 38 39 40; do echo $i,1; done; } >few.csv; "
+                       "{ echo a,y; echo 1,1; echo 2,1; } >one.csv"),
+                 0);
+    static const struct {
+        const char *verb, *flags, *words;
+    } rows[] = {
+        { "compare", "--data-test=csv:few.csv --lr-sweep=0.3,1",
+          "eval-metric: auc is undefined on the 4 held-out rows, which all are of one class" },
+        { "tune", "--data-test=csv:few.csv", "eval-metric: auc is undefined on the 4 held-out rows, which all are of one class" },
+        { "compare", "--data-test=csv:few.csv --data-validation=0.5 --lr-sweep=0.3,1 --seeds=9",
+          "with seed 8: --eval-metric: auc is undefined on the 20 held-out rows" },
+        { "compare", "--data-test=csv:one.csv", "eval-metric: auc is undefined on the 2 test rows, which all are of one class" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char line[1024];
+        snprintf(line, sizeof line,
+                 PSD_BIN_DIR "/psdctl %s --data-train=csv:few.csv --model-kind=logistic --eval-metric=auc --data-batch=10 "
+                             "--stop-epochs=1 --run-dir=c --seeds=1 %s --optimizers 'sgd(lr=0.5)'",
+                 rows[i].verb, rows[i].flags);
+        cr_expect_eq(shell(line), 78, "%s: %s", rows[i].flags, output);
+        cr_expect_not_null(strstr(output, rows[i].words), "%s", output);
+    }
+    cr_expect_neq(shell("test -e c"), 0, "no run has begun");
+}
+
 Test(compare, runs_of_a_seed_with_other_weights_or_rows_are_not_compared)
 {
     replace("psd-worker", "case \"$*\" in *adam-*) exec $bin/psd-worker \"$@\" --seed=9;; esac");

@@ -63,6 +63,7 @@ typedef struct fake {
     const char *outcome, *other_outcome; /* of workers 0 and 1 */
     const char *initial, *other_initial, *order;
     const char *metric; /* "": no test set */
+    bool is_auc;        /* instead of accuracy */
     bool infinite;      /* the losses of the second half are */
     bool lost;          /* only the summary's last loss is not a number */
     bool falls;         /* the losses do, by 1 a step */
@@ -84,16 +85,17 @@ static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
     fprintf(out,
             "{\"schema\": \"psd.summary/1\", \"outcome\": \"%s\", \"steps\": %u, \"epochs\": %g, "
             "\"job_samples\": %u, "
-            "\"begun_ts\": 1000.0, \"wall_time_s\": 4.0, \"last_loss\": %s, \"metric\": \"accuracy\", "
+            "\"begun_ts\": 1000.0, \"wall_time_s\": 4.0, \"last_loss\": %s, \"metric\": \"%s\", "
             "\"holdout_metric\": %s%.6g, \"holdout_chance_metric\": %s%.6g, \"holdout_rows\": 10000, "
             "\"chance_metric\": %s%.6g, \"test_rows\": 10000, \"last_metric\": %s%.6g, "
             "\"best_metric\": %.6g, \"sha256_initial\": %s%s%s, \"sha256_order\": \"%s%u\", \"optimizer\": "
             "\"%s\"}\n",
             outcome ? outcome : "done", steps, fake->epochs > 0 ? fake->epochs : 2, 100 * steps,
-            fake->infinite || fake->lost ? "null" : "0.5", fake->held > 0 ? "" : "null, \"y\": ", fake->held,
-            fake->held_chance > 0 ? "" : "null, \"h\": ", fake->held_chance, fake->chance > 0 ? "" : "null, \"z\": ", fake->chance,
-            looks ? "" : "null, \"x\": ", fake->accuracy, fake->accuracy + 0.01, initial && !*initial ? "null" : "\"",
-            initial ? initial : "1111", initial && !*initial ? "" : "\"", fake->order ? fake->order : "2222", worker, rule);
+            fake->infinite || fake->lost ? "null" : "0.5", fake->is_auc ? "auc" : "accuracy",
+            fake->held > 0 ? "" : "null, \"y\": ", fake->held, fake->held_chance > 0 ? "" : "null, \"h\": ", fake->held_chance,
+            fake->chance > 0 ? "" : "null, \"z\": ", fake->chance, looks ? "" : "null, \"x\": ", fake->accuracy,
+            fake->accuracy + 0.01, initial && !*initial ? "null" : "\"", initial ? initial : "1111",
+            initial && !*initial ? "" : "\"", fake->order ? fake->order : "2222", worker, rule);
     fclose(out);
     out = create(worker == 0 ? "run/metrics.jsonl" : "run/metrics-1.jsonl");
     for (unsigned step = 1; step <= steps; step++) {
@@ -107,8 +109,8 @@ static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
                     : worker == 0 ? step
                                   : step + 4);
         if (looks && step % 10 == 0)
-            fprintf(out, "{\"ts\": %.1f, \"step\": %u, \"val/loss\": 1.0, \"val/accuracy\": %.6g}\n", 1000 + step / 2.0, step,
-                    step == 10 ? fake->accuracy / 2 : fake->accuracy);
+            fprintf(out, "{\"ts\": %.1f, \"step\": %u, \"val/loss\": 1.0, \"val/%s\": %.6g}\n", 1000 + step / 2.0, step,
+                    fake->is_auc ? "auc" : "accuracy", step == 10 ? fake->accuracy / 2 : fake->accuracy);
     }
     fclose(out);
 }
@@ -887,6 +889,33 @@ Test(comparison, where_rows_were_held_out_they_and_not_the_test_set_say_which_ru
     cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
     cr_expect_str_eq(psd_contender_failure(find("sgd(lr=0.01)")), "failed to train");
     cr_expect_null(psd_contender_failure(find("adam(lr=0.001)")));
+}
+
+Test(comparison, a_seed_whose_held_out_rows_leave_the_metric_undefined_does_not_count_and_nothing_is_chosen_on_the_test_set)
+{
+    char chosen[PSD_CELL];
+    begin("sgd", "--compare-lr-sweep=0.1,1");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    for (size_t c = 0; c < 2; c++)
+        for (unsigned s = 0; s < 3; s++)
+            cr_assert_eq(take(c, s,
+                              &(fake_t){ .is_auc = true,
+                                         .chance = 0.5,
+                                         .held_chance = 0.5,
+                                         .accuracy = c ? 0.8 : 0.7 + s / 10.0,
+                                         .held = c   ? 0
+                                                 : s ? 0.9
+                                                     : 0 }),
+                         PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    cr_expect_str_eq(psd_contender_failure(find("sgd(lr=0.01)")), "undefined");
+    cr_expect_eq(find("sgd(lr=0.001)")->final.n, 2);
+    cr_expect(find("sgd(lr=0.001)")->is_best_of_sweep);
+    cr_expect_str_eq(psd_comparison_chosen_on(&comparison, chosen), "the 10 % of the training rows that were held out");
+    const char *text = print();
+    cr_expect_not_null(strstr(text, ", 1 of 3 undefined"), "%s", text);
+    cr_expect_not_null(strstr(text, "  undefined  "), "%s", text);
+    cr_expect_null(strstr(text, "diverged"), "%s", text);
 }
 
 Test(comparison, of_rates_that_all_failed_to_train_the_one_that_came_closest_is_the_best)

@@ -233,7 +233,7 @@ static double held_of(const psd_outcome_t *o, double target) { return (void)targ
 static double chosen_by(const psd_outcome_t *o, double target) { return (void)target, isfinite(o->held) ? o->held : o->final; }
 
 typedef bool seeds_fn(const psd_outcome_t *o);
-static bool has_ended(const psd_outcome_t *o) { return o->read && !o->diverged; }
+static bool has_ended(const psd_outcome_t *o) { return o->read && !o->diverged && !o->undefined; }
 static bool is_good(const psd_outcome_t *o) { return has_ended(o) && !o->untrained; }
 
 /* The spread over the seeds that count and have the field. */
@@ -264,10 +264,11 @@ static void sum_up(const psd_comparison_t *self, psd_contender_t *c)
     c->seconds = spread_of(self, c, seconds_of);
     c->samples_per_s = spread_of(self, c, speed_of);
     c->moved_bytes = spread_of(self, c, bytes_of);
-    c->n_read = c->n_diverged = c->n_untrained = 0;
+    c->n_read = c->n_diverged = c->n_undefined = c->n_untrained = 0;
     for (unsigned s = 0; s < self->n_seeds; s++) {
         c->n_read += c->outcome[s].read;
         c->n_diverged += c->outcome[s].read && c->outcome[s].diverged;
+        c->n_undefined += c->outcome[s].read && c->outcome[s].undefined;
         c->n_untrained += c->outcome[s].read && c->outcome[s].untrained;
     }
 }
@@ -444,7 +445,10 @@ bool psd_comparison_failed_seeds(const psd_comparison_t *self, const psd_contend
     const struct {
         unsigned n;
         const char *how;
-    } kind[] = { { c->n_diverged, "diverged" }, { c->n_untrained, "failed to train" }, { self->n_seeds - c->n_read, "failed" } };
+    } kind[] = { { c->n_diverged, "diverged" },
+                 { c->n_untrained, "failed to train" },
+                 { c->n_undefined, "undefined" },
+                 { self->n_seeds - c->n_read, "failed" } };
     size_t used = 0;
     *out = '\0';
     for (size_t i = 0; i < sizeof kind / sizeof *kind; i++)
@@ -456,7 +460,11 @@ bool psd_comparison_failed_seeds(const psd_comparison_t *self, const psd_contend
 
 const char *psd_contender_failure(const psd_contender_t *self)
 {
-    return self->final.n ? NULL : self->n_untrained ? "failed to train" : self->n_diverged ? "diverged" : "failed";
+    return self->final.n       ? NULL
+           : self->n_untrained ? "failed to train"
+           : self->n_diverged  ? "diverged"
+           : self->n_undefined ? "undefined"
+                               : "failed";
 }
 
 const char *psd_comparison_chosen_on(const psd_comparison_t *self, char out[PSD_CELL])
@@ -464,8 +472,9 @@ const char *psd_comparison_chosen_on(const psd_comparison_t *self, char out[PSD_
     bool held = false, read = false;
     for (size_t c = 0; c < self->n; c++)
         for (unsigned s = 0; s < self->n_seeds; s++) {
-            read = read || self->contender[c].outcome[s].read;
-            held = held || (self->contender[c].outcome[s].read && isfinite(self->contender[c].outcome[s].held));
+            const psd_outcome_t *o = &self->contender[c].outcome[s];
+            read = read || o->read;
+            held = held || (o->read && (isfinite(o->held) || (o->undefined && self->validation > 0)));
         }
     if (!self->is_swept)
         return NULL;

@@ -21,7 +21,7 @@ typedef struct psd_contender {
     double factor;             /* in a sweep: its learning rate is the given one times this */
     psd_outcome_t *outcome;    /* per seed */
     /* Filled by psd_comparison_judge; over the seeds that ended with a finite loss. */
-    unsigned n_read, n_diverged, n_untrained;
+    unsigned n_read, n_diverged, n_undefined, n_untrained;
     psd_spread_t held;  /* the metric on the rows held out of training; empty if there are none */
     psd_spread_t ended; /* what chooses among rates, with the seeds that failed to train */
     psd_spread_t final, best, loss, seconds, samples_per_s, moved_bytes;
@@ -89,7 +89,7 @@ typedef enum psd_title { PSD_TITLE_PLAIN, PSD_TITLE_METRIC, PSD_TITLE_TARGET } p
 /* The seeds that do not count, and why: "1 of 3 diverged, 1 of 3 failed to train"; false, and "": there are none. */
 bool psd_comparison_failed_seeds(const psd_comparison_t *self, const psd_contender_t *c, char out[PSD_CELL]);
 
-/* Why no seed of it succeeded: "failed to train", "diverged", "failed"; NULL if one did. */
+/* Why no seed of it succeeded: "failed to train", "diverged", "undefined" (the metric), "failed"; NULL if one did. */
 const char *psd_contender_failure(const psd_contender_t *self);
 
 /* The rows by which learning rates are chosen: "the 10 % of the training rows that were held out"; NULL: none are chosen. */

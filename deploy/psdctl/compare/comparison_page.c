@@ -76,7 +76,7 @@ static void collect(const chart_t *chart, const psd_contender_t *c, dots_t *out)
         for (unsigned s = 0; s < chart->comparison->n_seeds; s++) {
             const psd_outcome_t *o = &c->outcome[s];
             const psd_curve_t *curve = curve_of(chart, o);
-            const bool good = o->read && ((!o->diverged && !o->untrained) || !c->final.n);
+            const bool good = o->read && ((!o->diverged && !o->undefined && !o->untrained) || !c->final.n);
             value[n] = good ? mean_at(curve, i, chart->stride) : NAN;
             if (!isfinite(value[n]))
                 continue;

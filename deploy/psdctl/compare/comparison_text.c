@@ -54,7 +54,7 @@ static void print_final(const psd_comparison_t *self, const psd_contender_t *c, 
     char failed[PSD_CELL];
     print_spread(&c->final, !self->smaller_is_better, out);
     const size_t n = strlen(out);
-    if (c->n_diverged + c->n_untrained == self->n_seeds)
+    if (c->n_diverged + c->n_undefined + c->n_untrained == self->n_seeds)
         snprintf(out, PSD_CELL, "%s", psd_contender_failure(c));
     else if (psd_comparison_failed_seeds(self, c, failed))
         snprintf(out + n, PSD_CELL - n, ", %s", failed);
@@ -297,6 +297,7 @@ static json_t *json_run(const psd_comparison_t *self, const psd_contender_t *c, 
     return json_pack(
         "{s:I, s:s, s:o, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "seed", seed, "outcome",
         o->diverged    ? "diverged"
+        : o->undefined ? "undefined"
         : o->untrained ? "failed to train"
                        : "done",
         "final", real_or_null(o->final), "held_out", real_or_null(o->held), "best", real_or_null(o->best), "train_loss",

@@ -1,5 +1,6 @@
 #include "deploy/psdctl/compare/study.h"
 
+#include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,25 @@ static bool has_run(const psd_study_t *self, const psd_comparison_t *comparison,
     return false;
 }
 
+/* Runs are compared by the metric, and rates chosen by it on the rows that each seed holds out: it must be defined on all of them. */
+static int check_metric(psd_study_t *self, const psd_comparison_t *comparison, const psd_setup_t *first, psd_err_t *err)
+{
+    psd_options_t *o = self->options;
+    int rc = psd_setup_check_metric(first, o, comparison->is_swept, err);
+    for (unsigned s = 1; !rc && first->metric->if_equal && comparison->validation > 0 && s < comparison->n_seeds; s++) {
+        psd_setup_t setup;
+        char seed[24];
+        snprintf(seed, sizeof seed, "%" PRIu64, comparison->first_seed + s);
+        rc = psd_options_change(o, PSD_OPT_seed, seed, psd_options_origin(o, PSD_OPT_seed), err);
+        rc = rc ? rc : psd_setup_load(&setup, o, err);
+        rc = rc ? rc : psd_setup_check_metric(&setup, o, comparison->is_swept, err);
+        psd_setup_clear(&setup);
+        if (rc)
+            psd_err_wrap(err, "with seed %s", seed);
+    }
+    return rc;
+}
+
 /* By the options, then by what only servers refuse, then by the model; the data is read once, for the first rule. */
 static int check_rule(psd_study_t *self, const psd_contender_t *one, psd_setup_t *setup, psd_err_t *err)
 {
@@ -51,7 +71,9 @@ int psd_study_check_rules(psd_study_t *self, const psd_comparison_t *comparison,
     struct {
         psd_option_id_t id;
         char *text, *origin;
-    } changed[] = { { .id = PSD_OPT_optimizer }, { .id = PSD_OPT_data_validation }, { .id = PSD_OPT_stop_target } };
+    } changed[] = {
+        { .id = PSD_OPT_optimizer }, { .id = PSD_OPT_data_validation }, { .id = PSD_OPT_stop_target }, { .id = PSD_OPT_seed }
+    };
     enum { N = sizeof changed / sizeof *changed };
     psd_options_t *o = self->options;
     psd_setup_t setup = { 0 };
@@ -78,6 +100,8 @@ int psd_study_check_rules(psd_study_t *self, const psd_comparison_t *comparison,
         if ((!c || one[-1].named != one->named) && !has_run(self, comparison, one->named))
             rc = check_rule(self, one, &setup, err);
     }
+    if (!rc && setup.model)
+        rc = check_metric(self, comparison, &setup, err);
     psd_setup_clear(&setup);
     for (size_t i = 0; i < N; i++) {
         if (rc != PSD_ENOMEM)

@@ -126,8 +126,11 @@ static void say_done(trials_t *self, size_t run)
     else if (o->diverged)
         say(self, "compare.done %s outcome=diverged steps=%" PRIu64, name, o->steps);
     else
-        say(self, "compare.done %s outcome=%s %s=%.6g seconds=%.2f", name, o->untrained ? "\"failed to train\"" : "done", o->metric,
-            o->final, o->seconds);
+        say(self, "compare.done %s outcome=%s %s=%.6g seconds=%.2f", name,
+            o->undefined   ? "undefined"
+            : o->untrained ? "\"failed to train\""
+                           : "done",
+            o->metric, o->final, o->seconds);
 }
 
 /* Keep the first failure's code. */

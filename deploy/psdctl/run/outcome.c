@@ -275,6 +275,14 @@ static bool learned_nothing(const psd_outcome_t *self, const tally_t *tally)
     return self->looks.n ? is_chance(self, self->final, tally->chance, tally->test_rows) : self->final >= self->first_loss;
 }
 
+/* Whether the metric is NaN because of the labels, not of the model. */
+static bool is_undefined(const psd_outcome_t *self, const tally_t *tally)
+{
+    const psd_metric_t *row = psd_metric_find(self->metric);
+    return row && row->if_equal && isfinite(self->loss) &&
+           (isnan(self->final) || (isnan(self->held) && isfinite(tally->held_rows)));
+}
+
 int psd_outcome_read(psd_outcome_t *self, const char *directory, unsigned n_workers, unsigned n_servers, psd_err_t *err)
 {
     *self = (psd_outcome_t){ .final = NAN, .best = NAN, .loss = NAN, .held = NAN, .first_loss = NAN };
@@ -288,8 +296,9 @@ int psd_outcome_read(psd_outcome_t *self, const char *directory, unsigned n_work
     self->loss = tally.tenth[LAST_SHARE - 1] / tally.tenth_samples[LAST_SHARE - 1];
     if (!self->looks.n)
         judge_by_loss(self, &tally);
-    self->diverged |= !isfinite(self->loss) || !isfinite(self->final);
-    self->untrained = !self->diverged && learned_nothing(self, &tally);
+    self->undefined = !self->diverged && is_undefined(self, &tally);
+    self->diverged |= !self->undefined && (!isfinite(self->loss) || !isfinite(self->final));
+    self->untrained = !self->diverged && !self->undefined && learned_nothing(self, &tally);
     self->read = true;
     return PSD_OK;
 }

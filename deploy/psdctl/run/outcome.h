@@ -27,6 +27,7 @@ typedef struct psd_outcome {
     bool read;                     /* whether the rest is set */
     bool diverged;                 /* the loss stayed infinite */
     bool untrained;                /* it ended normally, but does no better than a model that has learned nothing */
+    bool undefined;                /* the labels of the test set or of the held-out rows leave the metric undefined */
     char optimizer[PSD_RULE_TEXT]; /* the name of the rule, from the servers */
     char metric[32];               /* "accuracy", "mse"; without a test set "loss", that of training */
     double final, best;            /* of it; NaN: there is none */
