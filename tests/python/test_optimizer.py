@@ -1185,6 +1185,22 @@ class Batches(unittest.TestCase):
         self.assertNotEqual(order.at(4, 0, 1).rows.tolist(), rows[:4])
         self.assertEqual(Order(10, 4, shuffle=False, drop_last=True).steps, 2)
 
+    def test_a_script_that_goes_on_with_another_batch_size_is_warned_of(self) -> None:
+        with support.Servers("--optimizer=sgd(lr=0.1)") as servers:
+            for batch_size, is_other in ((16, False), (16, False), (8, True)):
+                model = make_model()
+                opt = psd.Optimizer(model.named_parameters(), join=servers.join, insecure=True)
+                with self.assertLogs("psd", "WARNING") as logs:
+                    log.warning("begins")
+                    batches = psd.batches((X, Y), opt, batch_size=batch_size, epochs=9)
+                for _ in range(3):
+                    x, y = next(batches)
+                    opt.zero_grad()
+                    nn.functional.cross_entropy(model(x), y).backward()
+                    opt.step()
+                opt.close()
+                self.assertEqual("the job's steps so far had a mean of 16 samples" in "".join(logs.output), is_other, batch_size)
+
     def test_a_loader_ends_its_epochs_with_the_job(self) -> None:
         data = torch.utils.data.TensorDataset(X[:10], Y[:10])
         with support.Servers("--optimizer=sgd(lr=0.1)") as servers:

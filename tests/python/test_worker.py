@@ -776,7 +776,7 @@ class Rows(unittest.TestCase):
 class Fake:
     """A trainer of the only worker of a job."""
 
-    batch_samples, divides_rows = 1, False
+    batch_samples, divides_rows, samples_per_round = 1, False, math.nan
 
     def __init__(self) -> None:
         self.clock = 1
@@ -823,6 +823,23 @@ class Batches(unittest.TestCase):
         with self.assertLogs("psd", "WARNING"):
             sampler = psd.Sampler(range(30), trainer, 10)
             self.assertEqual([len([trainer.skip() for _ in sampler]) for _ in range(3)], [0, 0, 3])
+
+    def test_a_job_that_has_trained_with_another_batch_size_is_warned_of(self) -> None:
+        for clock, had, size, is_other in ((11, 64, 32, True), (21, 32, 64, True), (11, 32, 32, False), (2, 30, 32, False),
+                                           (10, (4 * 64 + 8) / 5, 16, True), (1, math.nan, 16, False), (9, math.nan, 16, False),
+                                           (6, (4 * 64 + 8) / 5, 64, False)):  # the last batch of an epoch is short
+            trainer = Fake()
+            trainer.clock, trainer.samples_per_round = clock, had
+            with self.assertLogs("psd", "WARNING") as logs:
+                logging.getLogger("psd").warning("end")
+                for _ in range(9):
+                    list(trainer.skip() for _ in psd.Sampler(range(264), trainer, size))
+                    trainer.divides_rows = True
+            said = [line for line in logs.output if "rows.otherwise" in line]
+            self.assertEqual(len(said), int(is_other), (clock, had, size))
+            if said:
+                self.assertRegex(said[0], f"clock={clock} the job's steps so far had a mean of {had:.4g} samples, .* "
+                                          rf"\(264 rows, batch_size {size}, seed 1\).* give the batch_size of before")
 
     def test_no_epochs_are_no_batches_and_a_warning(self) -> None:
         for epochs in (0, 0.1):

@@ -14,6 +14,7 @@ from .errors import UsageError
 from .worker import Position, log, number
 
 Rows = npt.NDArray[np.int64]
+_MUCH_LESS = 0.9  # of the rows that steps should have had
 
 
 class Trainer(Protocol):
@@ -25,6 +26,10 @@ class Trainer(Protocol):
     @property
     def position(self) -> Position:
         """Its position."""
+
+    @property
+    def samples_per_round(self) -> float:
+        """Mean number of samples of the job's rounds so far; NaN: not known."""
 
     def skip(self) -> None:
         """Take part in the next step without a gradient."""
@@ -73,6 +78,12 @@ class Order:
         for i, j in zip(range(n - 1, 0, -1), (z % np.arange(n, 1, -1, dtype=np.uint64)).tolist()):
             order[i], order[j] = order[j], order[i]
         return np.array(order)
+
+    def mean(self, clock: int) -> float:
+        """Mean number of rows of the steps before step `clock`."""
+        epochs, steps = divmod(clock - 1, self.steps)
+        of_epoch = min(self.steps * self.batch_size, self.n_rows)
+        return (epochs * of_epoch + min(steps * self.batch_size, of_epoch)) / (clock - 1)
 
     def at(self, clock: int, rank: int, world: int) -> Cut:
         """The rows of worker `rank` of `world` in step `clock`, from 1."""
@@ -142,8 +153,10 @@ class Sampler:
         return self._epochs * self.order.steps
 
     def _note_resumed(self, last: int) -> None:
-        """Log, before the first batch, that the job has trained epochs already, whose iterations are empty."""
+        """Log, before the first batch, that the job has trained epochs already, whose iterations are empty, or with other batches."""
         clock = self.trainer.position.clock
+        if not self._has_begun and not self._is_another and clock > 1:
+            self._note_other_batches(clock)
         if not self._has_begun and clock > last and self._is_another:
             log.warning("epochs.done clock=%d this psd.Sampler, psd.Loader or psd.batches is new, but the job has trained %d epochs with "
                         "an earlier one, and they count: so its first %d have no batches; make one for all epochs before the loop, or give "
@@ -152,6 +165,16 @@ class Sampler:
             log.warning("epochs.done clock=%d the job has trained %d epochs already, so as many iterations have no batches; for a new "
                         "job, start the servers without its checkpoints", clock, (clock - 1) // self.order.steps)
         self._has_begun = True
+
+    def _note_other_batches(self, clock: int) -> None:
+        """Log that steps so far had other numbers of rows than these batches would have had. More than batch_size is certain; less may be
+        the part of a worker that was lost, so only much less counts."""
+        had, mean = self.trainer.samples_per_round, self.order.mean(clock)
+        if had > self.order.batch_size or had < _MUCH_LESS * mean:
+            log.warning("rows.otherwise clock=%d the job's steps so far had a mean of %.4g samples, but those of these batches have one "
+                        "of %.4g (%s): so the epoch goes on at another row, and some rows are trained more or less often than others; give "
+                        "the batch_size of before, or, for a new job, start the servers without its checkpoints", clock, had, mean,
+                        self.order.text)
 
     def _until(self, last: int) -> Iterator[list[int]]:
         while (at := self.trainer.position).clock <= last:

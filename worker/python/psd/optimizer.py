@@ -665,6 +665,11 @@ class Optimizer(torch.optim.Optimizer):
         """The position of the job: derive each batch from it (psd.Sampler, psd.batches)."""
         return self.worker.position
 
+    @property
+    def samples_per_round(self) -> float:
+        """As Worker.samples_per_round."""
+        return self.worker.samples_per_round
+
     def say_rows(self, rows: str) -> None:
         """As Worker.say_rows."""
         self.worker.say_rows(rows)

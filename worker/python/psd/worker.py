@@ -634,6 +634,13 @@ class Worker:
         return int(self._lib.psd_worker_job_samples(self._pointer))
 
     @property
+    def samples_per_round(self) -> float:
+        """Mean number of samples, of all workers, of the rounds behind the weights now held; NaN: none, or a mode without rounds."""
+        settings = self.settings
+        rounds = self.position.version * settings.accumulate
+        return self.job_samples / rounds if settings.in_rounds and rounds else math.nan
+
+    @property
     def is_asked_to_leave(self) -> bool:
         """Whether an operator has asked this worker to leave (psdctl drain). Look between exchanges."""
         return bool(self._lib.psd_worker_asked_to_leave(self._pointer))
