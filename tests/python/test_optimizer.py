@@ -625,6 +625,17 @@ class Torch(unittest.TestCase):
                     self.assertEqual((before - p.detach()).tolist(), [[step, step]] * 2, change.__name__)
         self.assertEqual(n_made, 6)
 
+    def test_a_step_without_rows_is_warned_of_once_where_a_scheduler_would_miss_it(self) -> None:
+        _, opt = self.one()
+        with self.assertNoLogs(log, "WARNING"):
+            opt.skip()
+        torch.optim.lr_scheduler.StepLR(opt, 3)
+        with self.assertLogs(log, "WARNING") as logs:
+            opt.skip()
+            opt.skip()
+        self.assertEqual(len(logs.output), 1)
+        self.assertRegex(logs.output[0], "rows.none clock=2 worker 0, .*drop_last=True .*the job's schedule")
+
     def test_the_only_gradient_of_a_model_may_be_changed_before_its_step(self) -> None:
         w, opt = self.one()
         opt.zero_grad()

@@ -298,7 +298,7 @@ class Optimizer(torch.optim.Optimizer):
         self._rule_keys = {key for key, _ in _VALUE.findall(settings.optimizer)} - {"lr"} | {"betas", "momentum", "weight_decay", "eps"}
         self._told = [self._rule_values(group) for group in self.param_groups]
         self._frozen = [(name, p) for group in self.param_groups for name, p in zip(group["names"], group["params"]) if not p.requires_grad]
-        self._has_warned = False
+        self._has_warned = self._has_warned_of_skip = False
         self._run = 0  # of the job, at the last step
         self.overlap = overlap
         self.loss: float = float("nan")  # mean loss of the batch, for the status page; see `watch`
@@ -655,6 +655,11 @@ class Optimizer(torch.optim.Optimizer):
         self._check_usable()
         if self._is_open:
             raise UsageError("skip() after backward has sent gradients", hint="call opt.step(), or opt.zero_grad() to give this step up")
+        if not self._has_warned_of_skip and self.position.rank == 0 and any("initial_lr" in group for group in self.param_groups):
+            self._has_warned_of_skip = True
+            log.warning("rows.none clock=%d worker 0, whose scheduler sets the rate of the job, has no batch in this step, so a scheduler "
+                        "that goes on with each batch falls behind the job; have a row for each worker in each step, by drop_last=True or "
+                        "another batch_size, or use the job's schedule", self.position.clock)
         self._is_torn = True
         self._open()
         self.worker.begin(None)
