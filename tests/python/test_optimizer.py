@@ -636,6 +636,17 @@ class Torch(unittest.TestCase):
         self.assertEqual(len(logs.output), 1)
         self.assertRegex(logs.output[0], "rows.none clock=2 worker 0, .*drop_last=True .*the job's schedule")
 
+    def test_another_model_in_a_job_that_this_program_has_trained_is_told_that_it_gets_the_job_s_weights(self) -> None:
+        w, opt = self.one()
+        w.sum().backward()
+        opt.step()
+        opt.close()
+        for value, is_told in ((w.detach().clone(), False), (torch.ones(2, 2), True)):
+            with self.assertLogs(log, "WARNING") as logs:
+                log.warning("begins")
+                self.optimizer([("w", nn.Parameter(value))]).close()
+            self.assertEqual("weights.joined clock=2 an earlier psd.Optimizer of this program" in "".join(logs.output), is_told)
+
     def test_the_only_gradient_of_a_model_may_be_changed_before_its_step(self) -> None:
         w, opt = self.one()
         opt.zero_grad()

@@ -315,8 +315,13 @@ class Optimizer(torch.optim.Optimizer):
         self._hooks: list[Any] = []
         self._mistake: BaseException | None = None  # made in backward
         self._make_slots()
+        own = self._sum_of_weights()
         self.worker.register({slot.name: slot.weights for slot in self._slots}, state, partial_state,
                              [name for group in groups for name in group["names"]])
+        if own != self._sum_of_weights() and self.position.version:
+            log.warning("weights.joined clock=%d an earlier psd.Optimizer of this program has trained in this job, so this model, which "
+                        "had other weights, goes on with the job's; to train it from its own, give it a job of its own, as by another "
+                        "psd.launch", self.position.clock)
         for slot in self._slots:
             slot.adopt()
             slot.land()
@@ -326,6 +331,13 @@ class Optimizer(torch.optim.Optimizer):
         self._is_ready = True
         self._stops = 0
         self._watch_signal()
+
+    def _sum_of_weights(self) -> int:
+        """A checksum, in a job in which an earlier optimizer of this program was; otherwise 0."""
+        crc = 0
+        for slot in self._slots if self._job in _jobs_left else ():
+            crc = zlib.crc32(slot.weights.tobytes(), crc)
+        return crc
 
     def _check_group(self, group: dict[str, Any]) -> float:
         """The factor on the job's rate for a group of the script. The group's values must equal those of the job for its
@@ -799,6 +811,7 @@ class Optimizer(torch.optim.Optimizer):
             self.worker.leave()
         else:
             self.worker.close()
+        _jobs_left.add(self._job)
 
     def __enter__(self) -> Optimizer:
         return self
@@ -808,6 +821,7 @@ class Optimizer(torch.optim.Optimizer):
 
 
 _optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+_jobs_left: set[tuple[str, ...]] = set()  # in which there was an optimizer of this program
 
 
 def _let_go_of_gradients() -> None:
