@@ -219,7 +219,7 @@ Test(memory, weights_do_not_change_under_a_worker_that_is_late_while_the_others_
 {
     reader_t reader[2];
     cluster_start_servers(&cluster, 1,
-                          "--workers-min=1 --workers-want=2 --optimizer=sgd(lr=1) --round-timeout=300ms --workers-lost=drop");
+                          "--workers-min=1 --workers-want=2 --optimizer=sgd(lr=1) --round-timeout=2s --workers-lost=drop");
     join_two(reader);
     psd_ticket_t ticket[2] = { push_ones(&reader[0]), push_ones(&reader[1]) };
     for (int i = 0; i < 2; i++) {
@@ -232,7 +232,9 @@ Test(memory, weights_do_not_change_under_a_worker_that_is_late_while_the_others_
         expect_all(&reader[0], 0);
         expect_all(&reader[1], (float)-step);
     }
-    cr_expect_eq(finish(&reader[0], push_ones(&reader[0])), PSD_W_EFENCED);
+    /* It may have heard of that already, or hears of it while it waits. */
+    int rc = psd_worker_exchange(reader[0].worker, (const float *const[]){ reader[0].g }, 1, 0, &ticket[0]);
+    cr_expect_eq(rc ? rc : finish(&reader[0], ticket[0]), PSD_W_EFENCED);
     psd_worker_close(&reader[0].worker);
     cr_assert_eq(psd_worker_leave(reader[1].worker, 1, DONE_MS), PSD_W_OK);
     expect_all(&reader[1], -20);
