@@ -239,6 +239,22 @@ class Launch(unittest.TestCase):
             job._servers[1].wait()
         self.assertFalse(job.directory.exists())
 
+    def test_a_worker_that_could_not_leave_is_closed_before_python_ends(self) -> None:
+        program = support.script("""
+import atexit
+atexit.register(lambda: print("is open:", *[bool(worker._handle.pointer) for worker in workers]))  # after psd's own
+import contextlib, numpy, psd
+workers = []
+for kills in (True, False):
+    with contextlib.suppress(psd.UnavailableError), psd.launch() as job:
+        workers.append(psd.connect())
+        workers[-1].register({"w": numpy.zeros(2, numpy.float32)})
+        if kills:
+            job._servers[0].kill()
+""")
+        said = program.communicate(timeout=support.PATIENCE)
+        self.assertEqual((program.returncode, said[0].splitlines()[-1]), (0, "is open: False True"), said)
+
     def test_what_new_processes_cannot_import_is_refused_before_they_start(self) -> None:
         program = "import psd\ndef f(): pass\nwith psd.launch() as job: job.run(f)\n"
         typed = support.script(program).communicate(timeout=support.PATIENCE)[1]

@@ -121,20 +121,22 @@ class _Handle:
         self.pointer = c_void_p()
         self.guard = guards.get(join or os.environ.get("PSD_JOIN") or "")
         self._close = close or capi.load().psd_worker_close
+        self.is_quiet = False  # the worker has left, so that the library's thread logs nothing more
         self.pending: BaseException | None = None  # raised while the library waited
         self.is_stopping, self.stop_by = False, math.inf  # whether the worker has to end, and until when it waits for its step
         self.log = capi.LogFunction(_Log())
         look = _look_for_signals(weakref.ref(self))  # no reference cycle, so that dropping the last array or worker closes it at once
         next(look)
         self.interrupted = capi.InterruptedFunction(look.send)
+        _handles.add(self)
 
     def close(self) -> None:
         if self.pointer:
             self._close(byref(self.pointer))
 
     def __del__(self) -> None:
-        # At the end of the program Python ends any thread that calls back, as the library's does to log, and closing would wait for
-        # that thread for ever. The system frees everything.
+        # While Python ends, it ends any thread that calls back, as the library's does to log, and closing would wait for that thread
+        # for ever. _end has closed those that may log, and the system frees the others.
         if self.pointer and not sys.is_finalizing():
             _outside_the_library(self.close)
 
@@ -668,6 +670,7 @@ class Worker:
             self._is_open = False
             self._lent.clear()
             self._has_left = code not in _STILL_HERE
+            self._handle.is_quiet = code == 0
             if self._has_left and self._names:
                 _ends.append(finished and code == 0)
             self._check(code)
@@ -709,6 +712,7 @@ class Worker:
             self.close()
 
 
+_handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 _ends: deque[bool] = deque(maxlen=1)  # whether the last worker of this process that has trained and left was finished
 
@@ -731,13 +735,22 @@ def leave_all(finished: bool, but: list[Worker]) -> bool:
             continue
         if finished and worker.names and not worker._handle.is_stopping:
             ended_well |= worker._leave_quietly(finished=True)
+            worker._has_left = True  # as far as it could
         else:
             worker.close()
     return ended_well
 
 
-# At the end of the program: finished, unless an exception ends it.
-atexit.register(lambda: leave_all(getattr(sys, "last_value", None) is None, []))
+def _end() -> None:
+    """At the end of the program: finished, unless an exception ends it. Handles of workers that could not leave are closed, because
+    their threads would log in a Python that is no longer there; those of the others keep the memory of arrays to the very end."""
+    leave_all(getattr(sys, "last_value", None) is None, [])
+    for handle in list(_handles):
+        if not handle.is_quiet:
+            handle.close()
+
+
+atexit.register(_end)
 
 
 def _name(name: Any) -> bytes:
