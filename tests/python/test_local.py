@@ -209,8 +209,9 @@ class Launch(unittest.TestCase):
             with self.subTest(how), tempfile.TemporaryDirectory() as directory:
                 told = Told(Path(directory, "told"))
                 logging.getLogger("psd").addHandler(told)
+                nobody = self.assertRaisesRegex(psd.PsdError, "^no worker has finished training; the function must make a psd.Optimizer")
                 try:
-                    with self.launch(workers=2) as job:
+                    with self.launch(workers=2) as job, nobody if how == "return" else contextlib.nullcontext():
                         job.run(end_early, directory, how)
                 finally:
                     logging.getLogger("psd").removeHandler(told)
@@ -232,12 +233,25 @@ class Launch(unittest.TestCase):
                     wait(worker)
 
     def test_a_server_that_dies_before_the_end_of_the_block_is_an_error_there(self) -> None:
-        with self.assertRaisesRegex(psd.UnavailableError, "server 1 was killed by signal 9"), self.launch(servers=2) as job:
-            worker = psd.connect()
-            worker.register({"w": np.zeros(2, np.float32)})
-            job._servers[1].kill()
-            job._servers[1].wait()
-        self.assertFalse(job.directory.exists())
+        for dead in (0, 1):
+            with self.subTest(dead), mock.patch.object(psd.local, "END_TIMEOUT", support.PATIENCE):
+                with self.assertRaisesRegex(psd.UnavailableError, f"server {dead} was killed by signal 9"), \
+                        self.launch(servers=2, lease="1h") as job:
+                    worker = psd.connect()
+                    worker.register({"w": np.zeros(2, np.float32)})
+                    job._servers[dead].kill()
+                    job._servers[dead].wait()
+                self.assertEqual((worker.has_left, job.directory.exists()), (True, False))
+
+    def test_a_server_that_cannot_save_when_it_is_told_to_end_is_an_error_too(self) -> None:
+        program = ("import os, signal\nsignal.signal(signal.SIGTERM, lambda *_: (os.write(2, b'no space'), os._exit(74)))\n"
+                   "print(flush=True)\nsignal.pause()\n")
+        with self.assertRaisesRegex(psd.SystemDeniedError, "^server 1 ended with 74; its last lines:\n  no space$"), self.launch() as job:
+            with open(job._log(1), "w") as log:
+                server = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=log, text=True)
+            job._servers.append(server)
+            assert server.stdout is not None
+            server.stdout.readline()
 
     def test_a_worker_that_could_not_leave_is_closed_before_python_ends(self) -> None:
         program = support.script("""

@@ -31,6 +31,8 @@ PERIOD = 0.2  # between looks at the servers while workers run
 GRACE = 0.3  # in which workers may learn from a server that ends why it does
 _OWN_OPTIONS = {"insecure", "join", "listen", "server_index", "status_listen"}
 _WRONG_ARGUMENTS = (64, 78)  # exit codes of a server
+_DENIED = (71, 74)  # by the system, such as a full disk that has no room for the last checkpoint
+_TOLD_TO_END = (0, 75, -signal.SIGTERM)  # how a server ends that was asked to
 LAST_LINES = 8  # of a process that failed, which an exception quotes
 
 
@@ -138,6 +140,7 @@ class LocalJob:
         self._others = open_workers()
         self._lost_at, self._process = 0.0, os.getpid()
         self._is_told = False  # an exception has said that a server has died, or that all have ended
+        self._has_terminated = False  # the servers were told to end
         self._servers: list[subprocess.Popen[str]] = []
         flags = ["--insecure", f"--job={job}", f"--servers={servers}", f"--workers-min={workers}", f"--optimizer={optimizer}",
                  *(f"--{name.replace('_', '-')}={_text(value)}" for name, value in options.items())]
@@ -184,10 +187,11 @@ class LocalJob:
         """The first server that has died."""
         for index, server in enumerate(self._servers):
             code = server.poll()
-            if code:
-                hint = "psdctl run would start it again from a checkpoint, psd.launch does not"
+            if code and not (self._has_terminated and code in _TOLD_TO_END):
                 words = _last_lines(self._log(index))
-                return UnavailableError(f"server {index} {_end(code)}", hint=f"{hint}; its last lines:{words}" if words else hint)
+                hints = [] if code in _DENIED else ["psdctl run would start it again from a checkpoint, psd.launch does not"]
+                kind = SystemDeniedError if code in _DENIED else UnavailableError
+                return kind(f"server {index} {_end(code)}", hint="; ".join(hints + [f"its last lines:{words}"] * bool(words)))
         return None
 
     def _find_finished(self) -> PsdError | None:
@@ -259,6 +263,9 @@ class LocalJob:
             if lost:
                 self._is_told = True
                 raise lost
+        if not any(self._words(i).exists() for i in range(len(processes))):
+            raise PsdError("no worker has finished training", hint="the function must make a psd.Optimizer or call psd.connect, and return "
+                           "when training is over, without os._exit() and opt.close()")
 
     def _end(self) -> None:
         for server in self._servers:
@@ -274,25 +281,35 @@ class LocalJob:
                 os.environ[name] = value
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _await_end(self) -> None:
-        deadline = time.monotonic() + END_TIMEOUT
+    def _terminate(self) -> None:
+        self._has_terminated = True
         for server in self._servers:
-            with suppress(subprocess.TimeoutExpired):
-                server.wait(max(deadline - time.monotonic(), 0.1))
+            server.terminate()
+
+    def _await_end(self) -> PsdError | None:
+        """Wait for all, and return the first one that has died, without which the others would wait."""
+        deadline, lost = time.monotonic() + END_TIMEOUT, None
+        for server in self._servers:
+            while server.poll() is None and time.monotonic() < deadline:
+                with suppress(subprocess.TimeoutExpired):
+                    server.wait(PERIOD)
+                lost = lost or self._find_lost()
+                if lost and not self._has_terminated:
+                    self._terminate()
+        return lost or self._find_lost()
 
     def close(self, finished: bool = True) -> None:
         """Make this process's workers leave; then the servers exit, or are stopped by a signal if workers have not finished. PsdError
-        if a server has died before the work was done, unless one was raised before."""
+        if a server has died, or could not make the last checkpoint, unless one was raised before."""
+        is_told = self._is_told
         has_worked = leave_all(finished, self._others)
         lost = self._find_lost()
-        if not (finished and has_worked):
-            for server in self._servers:
-                server.terminate()
-        self._await_end()
-        if has_worked:
-            lost = lost or self._find_lost()
+        if lost or not (finished and has_worked):
+            self._terminate()
+        ended = self._await_end()
+        lost = lost or ended
         self._end()
-        if finished and lost and not self._is_told:
+        if finished and lost and not is_told:
             raise lost
 
     def __enter__(self) -> LocalJob:
