@@ -14,6 +14,7 @@
 
 #include "common/system/durable.h"
 #include "common/config/number.h"
+#include "worker/slurp.h"
 #include "worker/tfevents.h"
 
 /* The columns of metrics.csv. Every line has all of them, so that a resumed run can append to its file. */
@@ -170,10 +171,27 @@ void psd_record_event(psd_record_t *self, double ts, const psd_measure_t *measur
     psd_tfevents_add(self->events, ts, (uint64_t)measures[0].value, measures + 1, n - 1);
 }
 
-int psd_record_encoding(psd_record_t *self, const char *json, psd_err_t *err)
+/* Whether the file of an earlier life is there, and is not this text. */
+static bool encoding_differs(const psd_record_t *self, const char *json)
+{
+    psd_bytes_t earlier;
+    if (psd_slurp(&earlier, self->encoding, NULL, NULL) != PSD_OK)
+        return false;
+    const bool differs = !json || earlier.n != strlen(json) || memcmp(earlier.at, json, earlier.n);
+    psd_slurp_free(&earlier);
+    return differs;
+}
+
+int psd_record_encoding(psd_record_t *self, const char *json, bool goes_on, psd_err_t *err)
 {
     if (!*self->encoding)
         return PSD_OK;
+    if (goes_on && encoding_differs(self, json))
+        return psd_err_set(err, PSD_ECONFIG,
+                           "the job goes on, but its columns would become other features than those that its weights were trained "
+                           "on, which %s describes: restore the training data and the options of data, or begin another job, in "
+                           "another run.dir and checkpoint.dir",
+                           self->encoding);
     if (json)
         return psd_durable_put(self->encoding, json, strlen(json), err);
     if (unlink(self->encoding) && errno != ENOENT)

@@ -36,8 +36,9 @@ bool psd_record_has_events(const psd_record_t *self);
 void psd_record_event(psd_record_t *self, double ts, const psd_measure_t *measures, size_t n);
 
 /* Write encoding.json, which psdctl export puts into its model (worker/encoding.h); NULL: the data has none, so remove that of an
- * earlier run. Only the first worker does. PSD_EIO, PSD_ENOMEM. */
-int psd_record_encoding(psd_record_t *self, const char *json, psd_err_t *err);
+ * earlier run. Only the first worker does. With `goes_on`, the job has trained before: PSD_ECONFIG if the file that it wrote then
+ * says something else, for its weights are those of other features. PSD_EIO, PSD_ENOMEM. */
+int psd_record_encoding(psd_record_t *self, const char *json, bool goes_on, psd_err_t *err);
 
 /* Write the summary, a JSON object as text, atomically, and flush everything to disk. PSD_EIO. */
 int psd_record_summarise(psd_record_t *self, const char *json, psd_err_t *err);

@@ -102,7 +102,7 @@ static int keep_encoding(const trainer_t *self, psd_err_t *err)
     char *text = encoding ? psd_encoding_print(encoding, err) : NULL;
     if (encoding && !text)
         return err ? err->code : PSD_ENOMEM;
-    const int rc = psd_record_encoding(self->record, text, err);
+    const int rc = psd_record_encoding(self->record, text, self->result->steps > 0, err);
     free(text);
     return rc;
 }

@@ -214,28 +214,42 @@ Test(record, the_evaluations_of_an_earlier_life_are_read_from_its_file)
     cr_expect_eq(sum, 300 * 1.0, "others have none");
 }
 
+Test(record, a_job_that_goes_on_keeps_its_encoding)
+{
+    record = psd_record_new(dir, 0, "none", &err);
+    cr_assert_not_null(record);
+    cr_expect_eq(psd_record_encoding(record, "{1}", true, &err), PSD_OK, "its run.dir may be another than before");
+    cr_expect_eq(psd_record_encoding(record, "{1}", true, &err), PSD_OK);
+    static const char *const others[] = { "{2}", "{1}}", NULL };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        cr_expect_eq(psd_record_encoding(record, others[i], true, &err), PSD_ECONFIG);
+    cr_expect(strstr(err.text, "encoding.json describes: restore the training data"), "%s", err.text);
+    cr_expect_eq(psd_record_encoding(record, "{1}", true, &err), PSD_OK, "the file is as it was");
+    cr_expect_eq(psd_record_encoding(record, "{2}", false, &err), PSD_OK, "another job may replace it");
+}
+
 Test(record, the_first_worker_keeps_the_encoding_and_removes_that_of_an_earlier_run)
 {
     char path[PATH_MAX], text[16] = "";
     snprintf(path, sizeof path, "%s/encoding.json", dir);
     psd_record_t *first = psd_record_new(dir, 0, "none", &err), *second = psd_record_new(dir, 1, "none", &err);
     cr_assert(first && second);
-    cr_expect_eq(psd_record_encoding(second, "{}", &err), PSD_OK);
+    cr_expect_eq(psd_record_encoding(second, "{}", false, &err), PSD_OK);
     cr_expect_neq(access(path, F_OK), 0, "it is the first worker's file");
-    cr_expect_eq(psd_record_encoding(first, "{}", &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(psd_record_encoding(first, "{}", false, &err), PSD_OK, "%s", err.text);
     FILE *file = fopen(path, "r");
     cr_assert_not_null(file);
     cr_expect(fgets(text, sizeof text, file) && !strcmp(text, "{}"));
     fclose(file);
-    cr_expect_eq(psd_record_encoding(second, NULL, &err), PSD_OK);
+    cr_expect_eq(psd_record_encoding(second, NULL, false, &err), PSD_OK);
     cr_expect_eq(access(path, F_OK), 0);
     for (int again = 0; again < 2; again++) {
-        cr_expect_eq(psd_record_encoding(first, NULL, &err), PSD_OK, "%s", err.text);
+        cr_expect_eq(psd_record_encoding(first, NULL, false, &err), PSD_OK, "%s", err.text);
         cr_expect_neq(access(path, F_OK), 0);
     }
     psd_record_destroy(&first);
     psd_record_destroy(&second);
     psd_record_t *none = psd_record_new("", 0, "none", &err);
-    cr_expect_eq(psd_record_encoding(none, "{}", &err), PSD_OK, "it keeps nothing");
+    cr_expect_eq(psd_record_encoding(none, "{}", false, &err), PSD_OK, "it keeps nothing");
     psd_record_destroy(&none);
 }
