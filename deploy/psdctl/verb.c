@@ -1,6 +1,7 @@
 #include "deploy/psdctl/verb.h"
 
 #include <stdarg.h>
+#include <sys/stat.h>
 
 #include "common/config/contradictions.h"
 
@@ -57,6 +58,14 @@ int psd_verb_check_output(const psd_args_t *args, const psd_options_t *options, 
         is_there = path && psd_contradiction_replaces(name, to, row->key, path, why);
     }
     return is_there ? psd_err_set(err, PSD_EUSAGE, "%s", why) : PSD_OK;
+}
+
+int psd_verb_check_new(const char *path, bool force, const char *other, psd_err_t *err)
+{
+    struct stat facts;
+    if (!force && stat(path, &facts) == 0 && S_ISREG(facts.st_mode))
+        return psd_err_set(err, PSD_EIO, "%s exists already; add --force to replace it, or --to to name another %s", path, other);
+    return PSD_OK;
 }
 
 psd_usage_t psd_verb_usage(const psd_verb_t *verb, char name[PSD_VERB_NAME])

@@ -72,7 +72,7 @@ refused 64 '--to would replace the job file, job.yaml' job.yaml predict --weight
 refused 64 '--to would replace --from, plain.st' plain.st "$bin/psdctl" import job.yaml --from=plain.st --to=plain.st
 refused 64 '--to would replace data.train, gap.svm' gap.svm "$bin/psdctl" import job.yaml --from=plain.st --to=gap.svm
 for _ in new again; do # a model that the job starts with may be imported once more
-    "$bin/psdctl" import job.yaml --init=made.st --from=plain.st --to=made.st >said 2>&1 || fail "$(cat said)"
+    "$bin/psdctl" import job.yaml --init=made.st --from=plain.st --to=made.st --force >said 2>&1 || fail "$(cat said)"
 done
 
 # A directory is named, and so is a device that is full.

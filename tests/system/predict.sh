@@ -147,10 +147,16 @@ grep -q '^fc1.bias \[1\]: 0.bias__$' said || fail "$(cat said)"
 "$bin/psdctl" predict job.yaml --weights=torchs.safetensors --to=torchs.csv 2>said || fail "$(cat said)"
 cmp out.csv torchs.csv || fail 'imported weights predict otherwise'
 refused 65 "array 'fc1.weight' is [1, 4], but fc1.weight of the job's model is [2, 4]" \
-    "$bin/psdctl" import job.yaml --from=people.safetensors --model-kind=softmax
+    "$bin/psdctl" import job.yaml --from=people.safetensors --model-kind=softmax --to=no.safetensors
 refused 65 "array '0.weight' is [2, 3], but fc1.weight of the job's model is [1, 4]" \
-    "$bin/psdctl" import job.yaml --from="$source/tests/fuzz/corpus/fuzz_npz/stored"
+    "$bin/psdctl" import job.yaml --from="$source/tests/fuzz/corpus/fuzz_npz/stored" --to=no.safetensors
 refused 64 'a file is missing' "$bin/psdctl" import job.yaml
+cp out.csv model.safetensors # which import would write without --to
+refused 74 'model.safetensors exists already; add --force to replace it, or --to to name another file' "$bin/psdctl" import job.yaml --from=torch.safetensors
+cmp out.csv model.safetensors || fail 'a refused import has replaced a file'
+"$bin/psdctl" import job.yaml --from=torch.safetensors --force >said 2>&1 || fail "$(cat said)"
+cmp torchs.safetensors model.safetensors || fail 'import does not write model.safetensors'
+"$bin/psdctl" import job.yaml --from=torch.safetensors --to=/dev/null >said 2>&1 || fail "a device is no file to lose: $(cat said)"
 
 # Of a wider model only what fits, where that is allowed.
 mlp=(--model-kind=mlp --data-train=glyphs:200 --data-test=glyphs:100 --data-categorical= --data-scale=none --stop-steps=3)
@@ -167,7 +173,7 @@ for layer in 1 2 3 4 5; do
     sed -i "s/fc$layer\.weight/$((2 * layer - 2)).weight__/; s/fc$layer\.bias/$((2 * layer - 2)).bias__/" torch.safetensors
 done
 sed -i 's/fc6\.weight/10.weight_/; s/fc6\.bias/10.bias_/' torch.safetensors
-"$bin/psdctl" import job.yaml "${mlp[@]}" --model-layers=784,8,8,8,8,8,10 --from=torch.safetensors --to=torchs.safetensors >said 2>&1 || fail "$(cat said)"
+"$bin/psdctl" import job.yaml "${mlp[@]}" --model-layers=784,8,8,8,8,8,10 --from=torch.safetensors --to=torchs.safetensors --force >said 2>&1 || fail "$(cat said)"
 grep -q '^fc6.weight \[10, 8\]: 10.weight_$' said || fail "$(cat said)"
 for model in deep torchs; do
     "$bin/psdctl" predict job.yaml "${mlp[@]}" --model-layers=784,8,8,8,8,8,10 --weights=$model.safetensors --to=$model.csv 2>said || fail "$(cat said)"

@@ -60,9 +60,7 @@ static int path_of(const request_t *request, const char *name, const char *endin
     const int n = snprintf(path, PATH_MAX, "%s/%s.%s", request->to, name, ending);
     if (n < 0 || n >= PATH_MAX)
         return psd_err_set(err, PSD_EIO, "%.200s...: the name is too long", request->to);
-    if (!request->force && access(path, F_OK) == 0)
-        return psd_err_set(err, PSD_EIO, "%s exists already; add --force to replace it, or --to to name another directory", path);
-    return PSD_OK;
+    return psd_verb_check_new(path, request->force, "directory", err);
 }
 
 /* ---- the optimizer's state, with torch's names ---- */

@@ -16,7 +16,7 @@
 #include "worker/statefile.h"
 #include "worker/weights.h"
 
-enum { FROM, TO, OPTIMIZER };
+enum { FROM, TO, OPTIMIZER, FORCE };
 
 /* A file of arrays, of either format. */
 typedef struct source {
@@ -321,6 +321,7 @@ static int import(const psd_args_t *args, const psd_options_t *options)
     const bool is_state = args->flag[OPTIMIZER];
     const char *to = args->flag[TO] ? args->flag[TO] : is_state ? "optimizer_state.safetensors" : "model.safetensors";
     int rc = psd_verb_check_output(args, options, TO, to, &err);
+    rc = rc ? rc : psd_verb_check_new(to, args->flag[FORCE], "file", &err);
     rc = rc ? rc : (is_state ? import_state : import_weights)(options, args->flag[FROM], to, &err);
     return rc ? psd_say_error("import", &err) : 0;
 }
@@ -351,10 +352,12 @@ const psd_verb_t psd_verb_import = {
                        .argument = "PATH",
                        .help = "file for the model (default: model.safetensors), or for the state (default: "
                                "optimizer_state.safetensors)" },
-              [OPTIMIZER] = { .key = "state", .type = PSD_OPTION_SWITCH, .help = "FILE holds an optimizer's state, not weights" } },
+              [OPTIMIZER] = { .key = "state", .type = PSD_OPTION_SWITCH, .help = "FILE holds an optimizer's state, not weights" },
+              [FORCE] = { .key = "force", .type = PSD_OPTION_SWITCH, .help = "replace an existing file" } },
     .options = PSD_PROGRAM_CTL | PSD_PROGRAM_WORKER,
     .examples = "psdctl import deploy/examples/glyphs.yaml --from=net.npz --to=init.safetensors\n"
                 "psdctl import deploy/examples/glyphs.yaml --state --from=adam.npz --to=state.safetensors\n",
-    .exits = "78 and 64 as config check; 65 when the arrays do not fit the job's model; 66 when a file does not exist",
+    .exits = "78 and 64 as config check; 65 when the arrays do not fit the job's model; 66 when a file does not exist; "
+             "74 when the file to write exists already",
     .run = run,
 };
