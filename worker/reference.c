@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/optim/whole.h"
+#include "common/system/safetensors.h"
 #include "worker/sampler.h"
 
 typedef struct tensor {
@@ -71,18 +72,21 @@ static void pull(psd_reference_t *self)
     psd_whole_code(&self->config.codings.pull, size, self->n, value, NULL);
 }
 
-/* Worker `rank` pushes the model's gradient, as the k-th contributor. */
-static void push(psd_reference_t *self, uint32_t rank, uint32_t k)
+/* Worker `rank` pushes the model's gradient, as the k-th contributor. False: it is not finite. */
+static bool push(psd_reference_t *self, uint32_t rank, uint32_t k)
 {
     uint64_t size[PSD_MAX_PARAMS];
     float *value[PSD_MAX_PARAMS], *residual[PSD_MAX_PARAMS];
+    bool finite = true;
     for (size_t i = 0; i < self->n; i++) {
         size[i] = self->params[i].n;
         value[i] = self->tensor[i].gradient[k];
         residual[i] = self->tensor[i].residual[rank];
         memcpy(value[i], self->params[i].grad, size[i] * sizeof(float));
+        finite = finite && psd_first_nonfinite(value[i], size[i]) == size[i];
     }
-    psd_whole_send(&psd_groups_rest(&self->groups)->rule, &self->config.codings.push, size, self->n, value, residual);
+    return psd_whole_send(&psd_groups_rest(&self->groups)->rule, &self->config.codings.push, size, self->n, value, residual) &&
+           finite;
 }
 
 static int assign_groups(psd_reference_t *self, psd_err_t *err)
@@ -215,15 +219,18 @@ void psd_reference_round(psd_reference_t *self, uint64_t clock, uint32_t world, 
     const uint32_t first = self->n_gradients;
     size_t total = 0;
     uint32_t k = first;
+    bool finite = true;
     for (uint32_t r = 0; r < n && k < first + self->config.world; r++) {
         const psd_slice_t slice = psd_sampler_at(self->sampler, clock, ranks[r], world);
         if (!slice.n)
             continue;
         psd_model_gradient(self->config.model, self->config.train, slice.rows, slice.n);
-        push(self, ranks[r], k);
+        finite = push(self, ranks[r], k) && finite;
         self->weight[k++] = (double)slice.n;
         total += slice.n;
     }
+    if (!finite)
+        return; /* servers skip such a round */
     for (uint32_t r = first; r < k; r++)
         self->weight[r] = alone ? psd_reduce_weight(self->config.reduce, (uint64_t)self->weight[r], total, k)
                                 : psd_reduce_term(self->config.reduce, (uint64_t)self->weight[r]);

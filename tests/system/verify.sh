@@ -53,6 +53,19 @@ for schedule in 'cosine(steps=24, warmup=4, min=1e-4) step' 'wsd(stable=1, decay
     rm -r scheduled
 done
 
+# Servers skip a round whose gradient has Inf or NaN, and so does the one process.
+{
+    echo a,b,y
+    for ((i = 0; i < 60; i++)); do echo "$((i % 7)).5,$([ $i = 25 ] && echo 3e38 || echo "$((i % 5))"),$((i % 3))"; done
+} >few.csv
+for more in --sync-accumulate=1 --sync-accumulate=2 --codec-push=int8 "--optimizer=lookahead(adam(lr=0.002),k=2)"; do
+    "$bin/psdctl" verify --data-train=csv:few.csv --model-kind=linear --data-shuffle=false --data-batch=10 --workers-min=2 --servers=2 \
+        --stop-steps=12 --stop-epochs=0 --status-listen=none --run-dir=skipped "--optimizer=sgd(lr=0.01)" "$more" >out 2>&1 || fail "skipped, $more: ended with $?"
+    grep -q 'all equal to those of one process$' out || fail "skipped, $more: it does not report equal hashes"
+    grep -q '"skipped": [1-9]' skipped/summary.json || fail "$more: no round was skipped"
+    rm -r skipped
+done
+
 # Workers that start from other weights than they are told.
 mkdir other
 cp "$bin/psdctl" "$bin/psd" other
