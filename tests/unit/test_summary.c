@@ -91,6 +91,16 @@ Test(summary, if_two_workers_are_done_the_summary_is_that_of_rank_0)
     expect_own(1, "done", 50);
 }
 
+Test(summary, of_a_run_that_failed_it_is_that_of_the_worker_that_failed)
+{
+    leave("summary.json", "done", 0, 0, 20, 100, 110);
+    leave("summary-1.json", "input or output failed", 1, 1, 20, 100, 111);
+    end[1].failed = true;
+    settle(2);
+    cr_expect_eq(worker, 1);
+    cr_expect_str_eq(json_string_value(json_object_get(summary, "outcome")), "input or output failed");
+}
+
 Test(summary, a_killed_workers_summary_says_so_and_the_run_takes_another)
 {
     leave("summary.json", "running", 0, 0, 0, 200, 200);

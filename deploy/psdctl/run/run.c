@@ -749,6 +749,7 @@ static json_t *settle(run_t *run, int *worker)
         const post_t *post = &run->post[run->plan.n_servers + i];
         end[i] = (psd_worker_end_t){ .outcome = psd_summary_outcome((int)post->child.code, post->child.signal),
                                      .line = post->line,
+                                     .failed = run->code && !post->child.signal && post->child.code == run->code,
                                      .lives = post->starts,
                                      .begun_ts = post->begun_ts };
     }

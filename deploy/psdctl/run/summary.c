@@ -144,22 +144,24 @@ static void complete(json_t *summary, const char *directory, unsigned worker, do
 
 /* -- the summary of the run ------------------------------------------------------------------------------------- */
 
-static int merit(const json_t *summary)
+static int merit(const json_t *summary, const psd_worker_end_t *end)
 {
+    if (end->failed)
+        return 3;
     if (strcmp(text_of(summary, "outcome"), "done") != 0)
         return 0;
     return number_of(summary, "rank") == 0 ? 2 : 1;
 }
 
-static int choose(json_t *const *summary, unsigned n_workers)
+static int choose(json_t *const *summary, const psd_worker_end_t *end, unsigned n_workers)
 {
     int best = -1;
     for (unsigned i = 0; i < n_workers; i++) {
         if (!summary[i])
             continue;
-        const bool is_better = best < 0 || merit(summary[i]) > merit(summary[best]);
-        const bool is_later = best >= 0 && merit(summary[i]) == 2 && merit(summary[best]) == 2 &&
-                              number_of(summary[i], "ended_ts") > number_of(summary[best], "ended_ts");
+        const int its = merit(summary[i], &end[i]), most = best < 0 ? -1 : merit(summary[best], &end[best]);
+        const bool is_better = its > most;
+        const bool is_later = its == 2 && most == 2 && number_of(summary[i], "ended_ts") > number_of(summary[best], "ended_ts");
         best = is_better || is_later ? (int)i : best;
     }
     return best;
@@ -223,7 +225,7 @@ json_t *psd_summary_settle(const char *directory, double begun_ts, const psd_wor
         keep_first(err, put(path, summary[i], &late), &late);
     }
     if (summary)
-        *worker = choose(summary, n_workers);
+        *worker = choose(summary, end, n_workers);
     if (*worker >= 0) {
         chosen = json_deep_copy(summary[*worker]);
         tell_of_job(chosen, summary, end, n_workers, *worker);

@@ -15,6 +15,7 @@
 typedef struct psd_worker_end {
     const char *outcome; /* "done", "killed", from its exit status */
     const char *line;    /* the last line that it printed; "": none */
+    bool failed;         /* its end is why the run failed: its summary is that of the run */
     unsigned lives;      /* number of starts */
     double begun_ts;     /* when its first process began to train; 0: unknown */
 } psd_worker_end_t;
