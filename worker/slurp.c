@@ -9,6 +9,7 @@
 #include <zlib.h>
 
 #include "common/base/array.h"
+#include "common/system/durable.h"
 
 /* What a file is that no reader reads, and what its owner can do. */
 static const struct magic {
@@ -183,9 +184,9 @@ int psd_slurp(psd_bytes_t *out, const char *path, const char *own, psd_err_t *er
     self->path = path;
     self->own = own;
     self->fd = open(path, O_RDONLY | O_CLOEXEC);
-    int rc = self->fd < 0 ? psd_err_set(err, errno == ENOENT || errno == ENOTDIR || errno == EACCES ? PSD_ENOINPUT : PSD_EIO,
-                                        "%s: %s", path, strerror(errno))
-                          : take(self, err);
+    int rc = self->fd < 0
+                 ? psd_err_set(err, psd_durable_is_hopeless(errno) ? PSD_ENOINPUT : PSD_EIO, "%s: %s", path, strerror(errno))
+                 : take(self, err);
     if (self->fd >= 0)
         close(self->fd);
     if (rc)

@@ -244,8 +244,8 @@ int psd_safetensors_open(psd_safetensors_t *out, const char *path, psd_err_t *er
     /* Not blocking, because opening a FIFO of that name would wait. */
     out->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (out->fd < 0 || fstat(out->fd, &info))
-        return psd_err_set(err, errno == ENOENT || errno == ENOTDIR || errno == EACCES ? PSD_ENOINPUT : psd_durable_code(errno),
-                           "cannot read %s: %s", path, strerror(errno));
+        return psd_err_set(err, psd_durable_is_hopeless(errno) ? PSD_ENOINPUT : psd_durable_code(errno), "cannot read %s: %s", path,
+                           strerror(errno));
     if (!S_ISREG(info.st_mode))
         return psd_err_set(err, PSD_ENOINPUT, "%s: is %s", path,
                            S_ISDIR(info.st_mode) ? "a directory; name the file in it"
