@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/config/contradictions.h"
 #include "common/optim/groups.h"
 #include "common/system/log.h"
 #include "worker/holdout.h"
@@ -164,6 +165,16 @@ static int check_roles(const psd_encoding_t *encoding, const char *spec, const c
     return PSD_OK;
 }
 
+/* Reading may take as long as whoever writes to it, and meanwhile the servers only know that a worker is missing. */
+static void say_if_piped(const psd_options_t *o, psd_option_id_t id)
+{
+    const psd_option_t *row = psd_option_at(id);
+    const char *text = psd_options_text(o, id);
+    if (psd_contradiction_is_stream(row, text))
+        psd_log_warn("data.pipe", "option=%s from=\"%s\" reason=\"it is read to its end before the worker joins the job\"",
+                     row->key, text);
+}
+
 /* The training set. If training starts from a model with an encoding, it uses that encoding, and finds its columns by name. */
 static int load_train(psd_setup_t *self, psd_dataset_t *frame, psd_dataset_options_t *options, const psd_options_t *o,
                       psd_err_t *err)
@@ -173,6 +184,7 @@ static int load_train(psd_setup_t *self, psd_dataset_t *frame, psd_dataset_optio
         return err->code;
     options->train = frame;
     options->predicts = options->trains = frame != NULL;
+    say_if_piped(o, PSD_OPT_data_train);
     self->train = psd_dataset_load(spec, options, err);
     options->predicts = options->trains = false;
     if (!self->train)
@@ -200,6 +212,7 @@ static int load_data(psd_setup_t *self, psd_dataset_t *frame, const psd_options_
     options.train = self->train;
     options.predicts = frame != NULL && psd_dataset_needs_encoding(test_spec(o));
     options.labels = psd_options_string(o, PSD_OPT_data_test_labels);
+    say_if_piped(o, PSD_OPT_data_test);
     if (*test_spec(o) && !(self->test = psd_dataset_load(test_spec(o), &options, err)))
         return blame(o, PSD_OPT_data_test, err);
     if (self->test && self->test->unlabelled)

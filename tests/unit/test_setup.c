@@ -101,6 +101,16 @@ Test(setup, readings_that_may_surprise_are_warned_of)
     expect_logged(" id=data.one_class class=1 rows=3 reason=\"all rows that are trained on are of one class\"\n");
 }
 
+Test(setup, what_may_take_long_because_it_is_a_pipe_is_said_before_it_is_read)
+{
+    cr_expect_neq(try_load("--model-kind=softmax --data-train=csv:/dev/null"), PSD_OK);
+    expect_logged(" id=data.pipe option=data.train from=csv:/dev/null reason=\"it is read to its end before the worker joins the "
+                  "job\"\n");
+    write_file("train.csv", "a,b,y\n1,2,0\n3,4,1\n");
+    cr_expect_neq(try_load("--model-kind=softmax --data-test=csv:/dev/null"), PSD_OK);
+    expect_logged(" id=data.pipe option=data.test from=");
+}
+
 #define ALL_POSITIVE                                                                                                               \
     "auc is undefined on the 2 test rows, which all are of one class; add other rows to data.test, or set another eval.metric"
 
