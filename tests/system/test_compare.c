@@ -367,8 +367,9 @@ Test(compare, one_directory_is_for_one_job_and_one_psdctl_but_for_more_rules_and
     cr_expect_eq(count("compare.done "), 3, "one is there already: %s", output);
     cr_assert_eq(compare(SHORT " --run-dir=c --seeds 1 --optimizers 'sgd(lr=0.5)'"), 0, "%s", output);
     cr_expect_eq(count("compare.done "), 0, "%s", output);
-    cr_assert_eq(shell("flock c/settings.json " PSD_BIN_DIR "/psdctl compare " SHORT " --run-dir=c --optimizers sgd"), 78, "%s",
-                 output);
+    cr_assert_eq(shell("flock c/.lock " PSD_BIN_DIR "/psdctl compare " SHORT " --run-dir=c --optimizers sgd"), 78, "%s", output);
+    cr_expect_not_null(strstr(output, "another psdctl works in c: wait until it has ended"), "%s", output);
+    cr_assert_eq(shell("flock c/.lock " PSD_BIN_DIR "/psdctl run " SHORT " --run-dir=c"), 78, "%s", output);
     cr_expect_not_null(strstr(output, "another psdctl works in c: wait until it has ended"), "%s", output);
 }
 

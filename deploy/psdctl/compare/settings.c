@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 /* Options that change neither what is trained nor how it is measured; more rules and more seeds may be added too. All other
@@ -87,7 +86,7 @@ static int compare(const char *directory, const json_t *before, const json_t *no
                    : PSD_OK;
 }
 
-/* With the file open and locked: the first process writes it, later ones compare. */
+/* With the directory reserved: the first process writes the file, later ones compare. */
 static int read_or_write(const psd_options_t *options, const char *verb, const char *directory, const char *path, int fd,
                          psd_err_t *err)
 {
@@ -116,15 +115,15 @@ int psd_settings_hold(const psd_options_t *options, const char *verb, char direc
     snprintf(kind, sizeof kind, "-%s", verb);
     psd_place_choose(options, kind, directory);
     snprintf(path, sizeof path, "%s/runs", directory);
-    const int rc = psd_place_make(path, err);
+    int rc = psd_place_make(path, err);
+    rc = rc ? rc : psd_place_reserve(directory, lock, err);
     if (rc)
         return rc;
     snprintf(path, sizeof path, "%s/settings.json", directory);
-    const int fd = *lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0)
         return psd_err_set(err, PSD_EIO, "cannot write %s: %s; set run.dir to another", path, strerror(errno));
-    if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) /* a file system without locks never returns this */
-        return psd_err_set(err, PSD_ECONFIG,
-                           "another psdctl works in %s: wait until it has ended, or set run.dir to another directory", directory);
-    return read_or_write(options, verb, directory, path, fd, err);
+    rc = read_or_write(options, verb, directory, path, fd, err);
+    close(fd);
+    return rc;
 }

@@ -1,11 +1,13 @@
 #include "deploy/psdctl/run/place.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -62,6 +64,21 @@ static int remove_one(const char *path, const struct stat *facts, int kind, stru
 {
     (void)facts, (void)kind, (void)where;
     return remove(path);
+}
+
+int psd_place_reserve(const char *directory, int *lock, psd_err_t *err)
+{
+    char path[PATH_MAX + 16];
+    snprintf(path, sizeof path, "%s/.lock", directory);
+    *lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (*lock < 0)
+        return psd_err_set(err, PSD_EIO, "run.dir: cannot write %.300s: %s", path, strerror(errno));
+    if (!flock(*lock, LOCK_EX | LOCK_NB) || errno != EWOULDBLOCK) /* a file system without locks never returns this */
+        return PSD_OK;
+    close(*lock);
+    *lock = -1;
+    return psd_err_set(err, PSD_ECONFIG,
+                       "another psdctl works in %.300s: wait until it has ended, or set run.dir to another directory", directory);
 }
 
 int psd_place_remove(const char *path, psd_err_t *err)

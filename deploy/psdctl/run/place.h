@@ -23,5 +23,9 @@ void psd_place_choose(const psd_options_t *options, const char *kind, char out[P
 /* Make a directory and its parents; it may exist. PSD_EIO. */
 int psd_place_make(const char *path, psd_err_t *err);
 
+/* Reserve an existing directory for this process, until `*lock` is closed, whichever verb it is for. PSD_ECONFIG while another
+ * psdctl works in it; PSD_EIO. After a failure `*lock` is -1. */
+int psd_place_reserve(const char *directory, int *lock, psd_err_t *err);
+
 /* Remove a directory and its contents; it need not exist. PSD_EIO. */
 int psd_place_remove(const char *path, psd_err_t *err);

@@ -1,7 +1,6 @@
 #include "deploy/psdctl/run/rundir.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <fnmatch.h>
 #include <dirent.h>
 #include <inttypes.h>
@@ -9,13 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "common/system/durable.h"
 #include "common/system/json.h"
+#include "deploy/psdctl/run/place.h"
 
 static int write_facts(const psd_rundir_t *self, const char *outcome, int code, psd_err_t *err)
 {
@@ -55,20 +54,12 @@ static int set_results_aside(const psd_rundir_t *self, psd_err_t *err)
 
 int psd_rundir_take(psd_rundir_t *out, const char *path, psd_err_t *err)
 {
-    char lock[PATH_MAX + 16];
     struct timespec now;
     *out = (psd_rundir_t){ .lock = -1 };
     snprintf(out->path, sizeof out->path, "%s", path);
-    snprintf(lock, sizeof lock, "%s/.lock", path);
-    out->lock = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (out->lock < 0)
-        return psd_err_set(err, PSD_EIO, "run.dir: cannot write %.300s: %s", lock, strerror(errno));
-    if (flock(out->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) { /* a file system without locks never returns this */
-        close(out->lock);
-        out->lock = -1;
-        return psd_err_set(err, PSD_ECONFIG,
-                           "another psdctl works in %.300s: wait until it has ended, or set run.dir to another directory", path);
-    }
+    const int reserved = psd_place_reserve(path, &out->lock, err);
+    if (reserved)
+        return reserved;
     while (!out->id && getrandom(&out->id, sizeof out->id, 0) != sizeof out->id)
         ;
     clock_gettime(CLOCK_REALTIME, &now);
