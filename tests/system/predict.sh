@@ -179,4 +179,6 @@ for model in deep torchs; do
     "$bin/psdctl" predict job.yaml "${mlp[@]}" --model-layers=784,8,8,8,8,8,10 --weights=$model.safetensors --to=$model.csv 2>said || fail "$(cat said)"
 done
 cmp deep.csv torchs.csv || fail 'imported weights of six layers predict otherwise'
+refused 65 "none of its 12 arrays is fc7.weight; the job's model has 14 tensors, fc1.weight to fc7.bias: add what is missing" \
+    "$bin/psdctl" import job.yaml "${mlp[@]}" --model-layers=784,8,8,8,8,8,8,10 --from=deep.safetensors --to=no.safetensors
 echo 'predict: ok'

@@ -141,11 +141,15 @@ static int match(const source_t *self, const psd_param_t *param, size_t n, size_
 {
     char shape[160];
     if (!match_by_name(self, param, n, which)) {
+        size_t missing = 0;
+        while (which[missing] != self->n)
+            missing++;
         if (self->n != n)
-            return psd_err_set(err, PSD_EDATA,
-                               "%s: it has %zu arrays, with other names than the model's %zu tensors, %s to %s; leave out arrays "
-                               "that are not a weight or bias of a layer",
-                               self->path, self->n, n, param[0].name, param[n - 1].name);
+            return psd_err_set(
+                err, PSD_EDATA,
+                "%s: none of its %zu arrays is %s; the job's model has %zu tensors, %s to %s: add what is missing, or, "
+                "if the names are torch's, leave out arrays that are not a weight or bias of a layer",
+                self->path, self->n, param[missing].name, n, param[0].name, param[n - 1].name);
         for (size_t p = 0; p < n; p++)
             which[p] = kth(self, param[p].n_dims, p / 2);
     }
