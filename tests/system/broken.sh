@@ -227,7 +227,7 @@ refused 66 '--init: /tmp: is a directory; name the file in it' psdctl config che
 ln -s loop.csv loop.csv
 refused 66 '--data-train: loop.csv: Too many levels of symbolic links' psdctl config check --data-train=csv:loop.csv
 refused 66 'loop.csv: Too many levels of symbolic links' psdctl config check --data-train=glyphs:100 --init=loop.csv
-refused 66 'File name too long' psdctl config check --data-train=csv:$(printf '%0300d' 0)
+refused 66 'File name too long' psdctl config check --data-train=csv:"$(printf '%0300d' 0)"
 refused 78 'role|boss' psdctl keygen me --role=boss
 refused 69 '127.0.0.1:1' psdctl status 127.0.0.1:1
 refused 64 'http' psdctl status ftp://x

@@ -279,8 +279,7 @@ static bool learned_nothing(const psd_outcome_t *self, const tally_t *tally)
 static bool is_undefined(const psd_outcome_t *self, const tally_t *tally)
 {
     const psd_metric_t *row = psd_metric_find(self->metric);
-    return row && row->if_equal && isfinite(self->loss) &&
-           (isnan(self->final) || (isnan(self->held) && isfinite(tally->held_rows)));
+    return row && row->if_equal && isfinite(self->loss) && (isnan(self->final) || (isnan(self->held) && tally->held_rows > 0));
 }
 
 int psd_outcome_read(psd_outcome_t *self, const char *directory, unsigned n_workers, unsigned n_servers, psd_err_t *err)
