@@ -226,15 +226,6 @@ static bool has_patience_without_evaluations(const psd_values_t *o, char *why)
            says(why, "stop.patience is set, but eval.every is 0, so the only evaluation is at the end; set eval.every above 0");
 }
 
-/* Whoever counts on checkpoints must not learn when the job has died that there are none. */
-static bool saves_nowhere(const psd_values_t *o, char *why)
-{
-    return o->at(o->arg, PSD_OPT_checkpoint_every_steps)->u && !*o->at(o->arg, PSD_OPT_checkpoint_dir)->text &&
-           says(why,
-                "checkpoint.every_steps is set, but checkpoint.dir is not, so there are no checkpoints; set checkpoint.dir, or "
-                "leave checkpoint.every_steps out");
-}
-
 static const struct contradiction {
     psd_option_id_t id; /* the option to point at */
     bool (*is_there)(const psd_values_t *o, char *why);
@@ -258,7 +249,6 @@ static const struct contradiction {
     { PSD_OPT_data_test, shares_test },
     { PSD_OPT_data_test_labels, shares_test_labels },
     { PSD_OPT_stop_patience, has_patience_without_evaluations },
-    { PSD_OPT_checkpoint_every_steps, saves_nowhere },
 };
 
 int psd_contradiction(const psd_values_t *values, size_t i, psd_option_id_t *id, char why[PSD_OPTION_WHY])

@@ -222,7 +222,6 @@ refused 78 'nothing ends the job: set stop.epochs or stop.steps' psdctl verify -
 refused 66 "cannot read job file .: Is a directory; name the job's YAML file" psdctl verify .
 refused 78 '--stop-target: stop.target is 1.5, but accuracy is at most 1' psdctl config check --data-train=glyphs:100 --stop-target=1.5
 refused 78 '--stop-patience: stop.patience is set, but eval.every is 0' psdctl config check --data-train=glyphs:100 --stop-patience=2 --eval-every=0
-refused 78 '--checkpoint-every-steps: checkpoint.every_steps is set, but checkpoint.dir is not' psdctl config check --data-train=glyphs:100 --checkpoint-every-steps=5
 refused 66 '--init: /tmp: is a directory; name the file in it' psdctl config check --data-train=glyphs:100 --init=/tmp
 ln -s loop.csv loop.csv
 refused 66 '--data-train: loop.csv: Too many levels of symbolic links' psdctl config check --data-train=csv:loop.csv
