@@ -344,8 +344,7 @@ bool psd_schedule_doubt(const psd_schedule_t *self, double base, double end, cha
         return false;
     snprintf(why, PSD_SCHEDULE_DOUBT,
              "the rate is 0 from about %s %.6g on, but the job ends after %.6g: the rest changes nothing; lengthen the schedule, "
-             "or train "
-             "for less long",
+             "or train for less long",
              unit, end * from / PARTS, end);
     return true;
 }

@@ -49,8 +49,8 @@ int psd_verb_with_options(const psd_args_t *args, int (*then)(const psd_args_t *
  * or that of another flag. PSD_EUSAGE with the sentence. */
 int psd_verb_check_output(const psd_args_t *args, const psd_options_t *options, size_t output, const char *to, psd_err_t *err);
 
-/* Check that a verb may write the file `path`: no regular file has that name, unless `force`. PSD_EIO with the sentence; `other` is what another
- * --to names, "file". */
+/* Check that a verb may write the file `path`: no regular file has that name, unless `force`. PSD_EIO with the sentence; `other` is
+ * what another name may be given to, "file" or "directory". */
 int psd_verb_check_new(const char *path, bool force, const char *other, psd_err_t *err);
 
 /* Its usage, for help and manual pages; `name`, its name after "psdctl", must live as long as that. */

@@ -5,9 +5,9 @@
 #include "deploy/psdctl/run/place.h"
 
 /* Choose the directory as psd_place_choose does, make it with runs/ in it, write the settings of `options` to its settings.json, or
- * compare them with those in it, and reserve the directory (psd_place_reserve) until `*lock` is closed. PSD_ECONFIG when no option would end a run, when
- * the directory is another verb's, or when settings differ (the sentence shows the first); PSD_ECONFIG while
- * another psdctl works in it; PSD_EDATA, PSD_EIO. */
+ * compare them with those in it, and reserve the directory (psd_place_reserve) until `*lock` is closed.
+ * PSD_ECONFIG when no option would end a run, when the directory is another verb's, when settings differ (the sentence shows the
+ * first), and while another psdctl works in it; PSD_EDATA, PSD_EIO. */
 int psd_settings_hold(const psd_options_t *options, const char *verb, char directory[PSD_PLACE_DIRECTORY], int *lock,
                       psd_err_t *err);
 

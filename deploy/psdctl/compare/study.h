@@ -20,11 +20,11 @@ typedef struct psd_study {
 /* Choose and lock the directory (psd_settings_hold). */
 int psd_study_hold(psd_study_t *self, psd_err_t *err);
 
-/* Say on stderr how many runs of `what` are kept, and how to continue. */
 /* Check every rule of the comparison that has a run to be made: whether it contradicts other options, and whether it fits the job's
  * mode, model and data, so that none fails when its turn comes. Data that can be read only once is refused. */
 int psd_study_check_rules(psd_study_t *self, const psd_comparison_t *comparison, psd_err_t *err);
 
+/* Say on stderr how many runs of `what` are kept, and how to continue. */
 void psd_study_say_kept(const psd_study_t *self, const psd_trials_t *trials, const char *what);
 
 /* Write a file of the directory atomically: `write` says what. PSD_ENOMEM, or as psd_durable_put. */

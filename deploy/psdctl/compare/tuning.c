@@ -21,7 +21,8 @@ size_t psd_tuning_rounds(size_t n_rates)
     return rounds;
 }
 
-/* The fraction of the job in which each Lookahead moves its slow weights once; 0 if that is not known, because the job ends by epochs. */
+/* The fraction of the job in which each Lookahead moves its slow weights once; 0 if that is not known, because the job ends by
+ * epochs. */
 static double least_share(const psd_tuning_t *self)
 {
     const psd_options_t *o = self->grid.options;

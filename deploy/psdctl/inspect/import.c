@@ -144,7 +144,7 @@ static int match(const source_t *self, const psd_param_t *param, size_t n, size_
         size_t missing = 0;
         while (which[missing] != self->n)
             missing++;
-        if (self->n != n)
+        if (self->n != n) /* otherwise the names are torch's */
             return psd_err_set(
                 err, PSD_EDATA,
                 "%s: none of its %zu arrays is %s; the job's model has %zu tensors, %s to %s: add what is missing, or, "

@@ -60,12 +60,6 @@ int psd_place_make(const char *path, psd_err_t *err)
     return failed ? psd_err_set(err, PSD_EIO, "cannot make %s: %s; set run.dir", path, strerror(errno)) : PSD_OK;
 }
 
-static int remove_one(const char *path, const struct stat *facts, int kind, struct FTW *where)
-{
-    (void)facts, (void)kind, (void)where;
-    return remove(path);
-}
-
 int psd_place_reserve(const char *directory, int *lock, psd_err_t *err)
 {
     char path[PATH_MAX + 16];
@@ -79,6 +73,12 @@ int psd_place_reserve(const char *directory, int *lock, psd_err_t *err)
     *lock = -1;
     return psd_err_set(err, PSD_ECONFIG,
                        "another psdctl works in %.300s: wait until it has ended, or set run.dir to another directory", directory);
+}
+
+static int remove_one(const char *path, const struct stat *facts, int kind, struct FTW *where)
+{
+    (void)facts, (void)kind, (void)where;
+    return remove(path);
 }
 
 int psd_place_remove(const char *path, psd_err_t *err)
