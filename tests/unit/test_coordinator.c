@@ -1394,7 +1394,8 @@ Test(coordinator, a_pause_shows_whoever_is_missing, .fini = teardown)
     cr_expect_eq(facts().state, PSD_JOB_DEGRADED);
 }
 
-Test(coordinator, a_worker_that_is_lost_is_not_among_those_whose_push_is_missing, .fini = teardown)
+/* Of two workers the second falls silent. */
+static void begin_and_lose_one(void)
 {
     config.workers_min = 1;
     config.workers_want = 2;
@@ -1406,6 +1407,11 @@ Test(coordinator, a_worker_that_is_lost_is_not_among_those_whose_push_is_missing
             server_says(s, 0, 0, 0, 0);
     }
     cr_assert_eq(state_of(1), PSD_WORKER_LOST);
+}
+
+Test(coordinator, a_worker_that_is_lost_is_not_among_those_whose_push_is_missing, .fini = teardown)
+{
+    begin_and_lose_one();
     cr_expect_str_eq(facts().waiting_for, "pushes of workers 0 (round 1)");
 }
 
@@ -1872,16 +1878,7 @@ Test(coordinator, a_checkpoint_that_is_due_by_rounds_is_ordered_as_the_round_clo
 
 Test(coordinator, the_hello_of_a_life_that_is_over_is_answered_so, .fini = teardown)
 {
-    config.workers_min = 1;
-    config.workers_want = 2;
-    begin("bsp", 2);
-    for (int i = 0; i < 1000 && state_of(1) == PSD_WORKER_LIVE; i++) {
-        pass(200);
-        worker_says(PSD_MSG_HEARTBEAT, 0);
-        for (uint32_t s = 0; s < SERVERS; s++)
-            server_says(s, 0, 0, 0, 0);
-    }
-    cr_assert_eq(state_of(1), PSD_WORKER_LOST);
+    begin_and_lose_one();
     worker_greets(1);
     cr_assert_not_null(answer(PSD_MSG_FENCED));
     cr_expect_not_null(strstr(answer(PSD_MSG_FENCED)->text, "worker 1 incarnation 1 was given up: it has sent nothing"), "%s",

@@ -955,7 +955,7 @@ static void expect_saving(bool saving, bool failing)
     cr_expect_eq(json_is_true(json_object_get(point, "failing")), failing);
 }
 
-Test(report, a_checkpoint_is_said_to_be_under_way_or_to_fail, .init = setup_checkpoints, .fini = teardown)
+static void make_first_checkpoint(void)
 {
     tick(100);
     psd_actions_drop(&out, out.n);
@@ -966,6 +966,11 @@ Test(report, a_checkpoint_is_said_to_be_under_way_or_to_fail, .init = setup_chec
     tick(100);
     psd_actions_drop(&out, out.n);
     psd_node_committed(node, now, 0, NULL, &out);
+}
+
+Test(report, a_checkpoint_is_said_to_be_under_way_or_to_fail, .init = setup_checkpoints, .fini = teardown)
+{
+    make_first_checkpoint();
     expect_saving(false, false);
     for (uint32_t w = 0; w < N; w++)
         push_all(w, (push_t){ .samples = 1 });
@@ -983,15 +988,7 @@ Test(report, a_checkpoint_is_said_to_be_under_way_or_to_fail, .init = setup_chec
 
 Test(report, a_job_that_is_stopped_trains_until_its_last_checkpoint_is_safe, .init = setup_checkpoints, .fini = teardown)
 {
-    tick(100);
-    psd_actions_drop(&out, out.n);
-    psd_node_save_begun(node, now, &out);
-    for (uint32_t p = 0; p < PARTS; p++)
-        psd_node_part_saved(node, now, p, &out);
-    psd_node_saved(node, now, NULL, &out);
-    tick(100);
-    psd_actions_drop(&out, out.n);
-    psd_node_committed(node, now, 0, NULL, &out);
+    make_first_checkpoint();
     for (uint32_t w = 0; w < N; w++)
         push_all(w, (push_t){ .samples = 1 });
     psd_node_stop(node, now, &out);
