@@ -677,13 +677,13 @@ Test(session, inherited_state_is_reported_array_by_array_until_a_step_is_made, .
 
 static bool always(void *arg, uint32_t s) { return arg == &session && s == 0; }
 
-/* Push part 0 of a model of three tensors with these gradients; returns whether the message uses the caller's array, not a copy. */
-static bool is_pushed_uncopied(const float *a, const float *b, const float *c, bool (*copies)(void *, uint32_t))
+/* Push part 0 of a model of three tensors with these gradients; NULL: a tensor has none. */
+static void push_three(const float *a, const float *b, const float *c, bool (*copies)(void *, uint32_t))
 {
     psd_tensor_desc_t tensor[] = { { .name = "a", .n_dims = 1, .dim = { 2 }, .n_elements = 2 },
                                    { .name = "b", .n_dims = 1, .dim = { 3 }, .n_elements = 3 },
                                    { .name = "c", .n_dims = 0, .n_elements = 1 } };
-    float w[6] = { 0 };
+    static float w[6];
     session = psd_session_new(&(psd_session_config_t){
         .job = "job", .name = "me", .nonce = NONCE, .copies = copies, .arg = &session, .read_groups = psd_groups_parse });
     pass(0);
@@ -701,6 +701,12 @@ static bool is_pushed_uncopied(const float *a, const float *b, const float *c, b
     say(&msg, w, sizeof w);
     cr_assert_eq(psd_session_exchange(session, now, (const float *const[]){ a, b, c }, 1, 0, &err), PSD_OK);
     psd_session_pump(session, &out);
+}
+
+/* Returns whether the message uses the caller's array, not a copy. */
+static bool is_pushed_uncopied(const float *a, const float *b, const float *c, bool (*copies)(void *, uint32_t))
+{
+    push_three(a, b, c, copies);
     const bool uncopied = pushed()->data == a;
     cr_expect(uncopied || !memcmp((const float *)pushed()->data + 2, b, 3 * sizeof *b));
     teardown();
@@ -1779,29 +1785,9 @@ Test(session, after_each_part_that_comes_the_server_is_asked_for_the_others_as_s
 
 Test(session, a_part_in_which_a_tensor_has_no_gradient_says_which_ones_have, .fini = teardown)
 {
-    psd_tensor_desc_t tensor[] = { { .name = "a", .n_dims = 1, .dim = { 2 }, .n_elements = 2 },
-                                   { .name = "b", .n_dims = 1, .dim = { 3 }, .n_elements = 3 },
-                                   { .name = "c", .n_dims = 0, .n_elements = 1 } };
     static const float a[] = { 1, 2 }, c[] = { 6 };
     const float want[] = { 1, 2, 0, 0, 0, 6 };
-    float w[6] = { 0 };
-    session =
-        psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .read_groups = psd_groups_parse });
-    pass(0);
-    welcome(RUN, NONCE);
-    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 3, .tensor = tensor },
-                                      (float *const[]){ w, w + 2, w + 5 }, &out, &err),
-                 PSD_OK);
-    psd_msg_t attached = message(PSD_MSG_ATTACHED, RUN), msg = message(PSD_MSG_WEIGHTS, RUN);
-    attached.parts = msg.parts = msg.world = 1;
-    say(&attached, NULL, 0);
-    msg.n_elements = 6;
-    msg.dtype = PSD_DTYPE_F32;
-    msg.codec = PSD_CODEC_F32;
-    msg.checksum = psd_crc32c(w, sizeof w);
-    say(&msg, w, sizeof w);
-    cr_assert_eq(psd_session_exchange(session, now, (const float *const[]){ a, NULL, c }, 1, 0, &err), PSD_OK);
-    psd_session_pump(session, &out);
+    push_three(a, NULL, c, NULL);
     cr_assert_not_null(pushed());
     cr_expect_eq(sent(PSD_MSG_PUSH)->chunks, 3);
     cr_expect_eq(sent(PSD_MSG_PUSH)->n_elements, 6);
