@@ -207,7 +207,7 @@ static const psd_schedule_kind_t kinds[] = {
       .formula = "min + (base-min)*(1+cos(pi*min(s,steps)/steps))/2",
       .rate = cosine,
       .arg = { [COSINE_STEPS] = STEPS("until the rate is min"),
-               [COSINE_MIN] = { .name = "min", .def = 0, .min = 0, .max = 1e6, .help = "rate at the end" } } },
+               [COSINE_MIN] = { .name = "min", .def = 0, .min = 0, .max = 1e6, .is_least = true, .help = "rate at the end" } } },
     { .name = "onecycle",
       .formula =
           "from base/div_factor up to base at pct_start*steps - 1, then down to base/div_factor/final_div_factor at steps - 1; "
@@ -324,10 +324,13 @@ bool psd_schedule_doubt(const psd_schedule_t *self, double base, double end, cha
     const double warmup = self->value[PSD_SCHEDULE_WARMUP];
     if (!self->kind || !(base > 0))
         return false;
-    if (self->kind->rate == cosine && self->value[COSINE_MIN] > base) {
+    for (size_t i = 0; i < PSD_SCHEDULE_ARGS; i++) {
+        const psd_schedule_arg_t *arg = &self->kind->arg[i];
+        if (!arg->is_least || self->value[i] <= base)
+            continue;
         snprintf(why, PSD_SCHEDULE_DOUBT,
-                 "min is %g, above the optimizer's learning rate, %g, so the rate rises; lower min, or raise lr",
-                 self->value[COSINE_MIN], base);
+                 "%s is %g, above the optimizer's learning rate, %g, so the rate rises; lower %s, or raise lr", arg->name,
+                 self->value[i], base, arg->name);
         return true;
     }
     if (!(end > 0))

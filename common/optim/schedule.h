@@ -35,6 +35,7 @@ typedef struct psd_schedule_arg {
     bool open_min;     /* whether `min` itself is refused */
     const char *words; /* it is one of these words, "cos|linear", and its value the word's place, from 0; NULL: a number */
     bool list;         /* a rising list of numbers, "5/9/20", in milestone[]; its value is how many */
+    bool is_least;     /* a rate, to which that of the optimizer falls */
     const char *help;  /* a few words */
 } psd_schedule_arg_t;
 
