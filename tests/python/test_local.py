@@ -215,7 +215,8 @@ class Launch(unittest.TestCase):
                         job.run(end_early, directory, how)
                 finally:
                     logging.getLogger("psd").removeHandler(told)
-                self.assertRegex(told.lines[1], "worker.ended worker=1 ended before the job did: it has not joined, or has left before")
+                ended = next(line for line in told.lines if line.startswith("worker.ended"))
+                self.assertRegex(ended, "worker.ended worker=1 ended before the job did: it has not joined, or has left before")
 
     def test_a_server_that_dies_ends_all_waits_with_its_name_and_last_lines(self) -> None:
         sentence = r"(?s)^server 1 was killed by signal 9 \(Killed\); psdctl run would .*; its last lines:\n  ts="
@@ -242,6 +243,8 @@ class Launch(unittest.TestCase):
                     job._servers[dead].kill()
                     job._servers[dead].wait()
                 self.assertEqual((worker.has_left, job.directory.exists()), (True, False))
+                with self.assertNoLogs("psd"):  # its library still waits, but nobody does
+                    worker._handle.says(None, 2, b"worker.waiting", b'for="no process listens"')
 
     def test_a_server_that_cannot_save_when_it_is_told_to_end_is_an_error_too(self) -> None:
         program = ("import os, signal\nsignal.signal(signal.SIGTERM, lambda *_: (os.write(2, b'no space'), os._exit(74)))\n"

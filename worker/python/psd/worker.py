@@ -124,7 +124,8 @@ class _Handle:
         self.is_quiet = False  # the worker has left, so that the library's thread logs nothing more
         self.pending: BaseException | None = None  # raised while the library waited
         self.is_stopping, self.stop_by = False, math.inf  # whether the worker has to end, and until when it waits for its step
-        self.log = capi.LogFunction(_Log())
+        self.says = _Log()
+        self.log = capi.LogFunction(self.says)
         look = _look_for_signals(weakref.ref(self))  # no reference cycle, so that dropping the last array or worker closes it at once
         next(look)
         self.interrupted = capi.InterruptedFunction(look.send)
@@ -160,9 +161,12 @@ class _Log:
 
     def __init__(self) -> None:
         self._step, self._since = b"", 0.0  # for what step the last line waited, and since when, or since the last warning
+        self.is_over = False  # the worker has left, as far as it could: nobody waits any more
 
     def __call__(self, _: Any, level: int, event: bytes, line: bytes) -> None:
         text = line.decode(errors="replace")
+        if event == b"worker.waiting" and self.is_over:
+            return
         if event == b"worker.waiting":
             text = in_python(text)
             level = min(level, 1) if self._may_last(line) else level
@@ -682,7 +686,11 @@ class Worker:
     def close(self) -> None:
         """Leave, unfinished, if it has not left yet, and ignore errors."""
         self._leave_quietly(finished=False)
-        self._has_left = True
+        self._note_gone()
+
+    def _note_gone(self) -> None:
+        """It has left, as far as it could."""
+        self._has_left = self._handle.says.is_over = True
 
     def _leave_quietly(self, finished: bool) -> bool:
         """Log an error instead of raising it, as a warning unless it was raised before; returns whether there was none."""
@@ -735,7 +743,7 @@ def leave_all(finished: bool, but: list[Worker]) -> bool:
             continue
         if finished and worker.names and not worker._handle.is_stopping:
             ended_well |= worker._leave_quietly(finished=True)
-            worker._has_left = True  # as far as it could
+            worker._note_gone()
         else:
             worker.close()
     return ended_well
