@@ -161,6 +161,26 @@ Test(tuning, a_rate_that_was_cut_is_trained_whole_if_it_is_the_next_below_the_be
     cr_expect_str_eq(what, "cut: diverged");
 }
 
+Test(tuning, of_the_lower_rates_of_a_round_the_one_that_did_best_is_trained_whole)
+{
+    bool done;
+    char what[PSD_CELL];
+    cr_assert_eq(begin("0.01,0.03,0.1,0.3,1,3,10,30,100"), PSD_OK, "%s", err.text);
+    fill_ranges(0.001, INFINITY);
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    fill(3, 0.001);
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    psd_comparison_t *now = psd_tuning_now(&tuning);
+    cr_assert(has(now, 0, 1) && has(now, 0, 3) && has(now, 0, 10));
+    fill(10, 0.001);
+    for (unsigned s = 0; s < 2; s++)
+        find(now, 0, 3)->outcome[s].held = find(now, 0, 1)->outcome[s].held - 0.1;
+    cr_assert_eq(psd_tuning_next(&tuning, &done, &err), PSD_OK);
+    cr_expect(has(psd_tuning_now(&tuning), 0, 10) && has(psd_tuning_now(&tuning), 0, 1) && !has(psd_tuning_now(&tuning), 0, 3));
+    psd_tuning_describe(&tuning, 1, (size_t)(find(&tuning.round[1], 0, 1) - tuning.round[1].contender), what);
+    cr_expect_str_eq(what, "kept: the best of the lower rates");
+}
+
 Test(tuning, rates_that_do_nothing_or_diverge_in_the_range_test_are_not_trained_and_it_is_said_why)
 {
     bool done;

@@ -207,7 +207,7 @@ const psd_verb_t psd_verb_tune = {
     .does = "find the rule and the learning rate for a job",
     .about = "Tests in a short run of each rule, in which the rate rises, which rates are worth training. Trains each rule at "
              "those for a small share of the job, the best third for three times as long, and so on; the best rate of each and the "
-             "next lower one for the whole job, because short runs favour high rates. "
+             "best of the lower ones for the whole job, because short runs favour high rates. "
              "Rates are chosen on validation rows, rules compared on the test set. "
              "Finished runs are kept in run.dir; the same command with that --run-dir continues from there.",
     .flag = { [OPTIMIZERS] = { .key = "optimizers",

@@ -259,11 +259,21 @@ static const psd_contender_t *placed(const psd_comparison_t *now, size_t named, 
     return NULL;
 }
 
+/* What is trained for the whole job beside the best rate. Short runs favour high rates, so it is a lower one: of this round's the
+ * one that did best; if it has none, the next lower one that was trained; if that has failed, too, the second best. */
+static const psd_contender_t *beside(const psd_tuning_t *self, const psd_comparison_t *now, const psd_contender_t *best)
+{
+    const psd_contender_t *one, *lower = next_lower(self, best);
+    for (size_t place = 2; (one = placed(now, best->named, place)); place++)
+        if (one->factor < best->factor && is_worth_it(one))
+            return one;
+    return lower && is_worth_it(lower) ? lower : placed(now, best->named, 2);
+}
+
 static void keep_for_the_last_round(const psd_tuning_t *self, const psd_comparison_t *now, bool *keep)
 {
     for (size_t i = 0; i < self->n_rules; i++) {
-        const psd_contender_t *best = placed(now, i, 1), *lower = next_lower(self, best),
-                              *other = lower && is_worth_it(lower) ? lower : placed(now, i, 2);
+        const psd_contender_t *best = placed(now, i, 1), *other = beside(self, now, best);
         for (size_t c = 0; c < self->round[0].n; c++) {
             const psd_contender_t *one = &self->round[0].contender[c];
             keep[c] |= !strcmp(one->name, best->name) || !strcmp(one->name, other->name);
@@ -328,6 +338,8 @@ static void describe_last(const psd_tuning_t *self, const psd_comparison_t *roun
         snprintf(out, PSD_CELL, "kept: the second best; no lower rate was trained");
     else if (!strcmp(lower->name, one->name))
         snprintf(out, PSD_CELL, "kept: next below the best");
+    else if (one->factor < best->factor)
+        snprintf(out, PSD_CELL, "kept: the best of the lower rates");
     else
         snprintf(out, PSD_CELL, "kept: the second best; the next lower rate, %.3g, %s", psd_rule_lr(&lower->rule),
                  psd_contender_failure(lower));
