@@ -758,7 +758,7 @@ void psd_worker_close(psd_worker_t **self_p)
         return;
     *self_p = NULL;
     if (self->process != getpid()) {
-        close(psd_handover_fd(self->handover)); /* the rest belongs to the parent, whose thread does not run here */
+        psd_handover_abandon(self->handover); /* the parent's thread does not run here */
         return;
     }
     psd_driver_stop(&self->driver);

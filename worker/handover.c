@@ -13,6 +13,8 @@ enum { INTERRUPT_NS = 100000000 };
 
 struct psd_handover {
     int done_fd;
+    bool is_watched; /* the descriptor was asked for, so it is kept true; done: what it says or would say */
+    bool done;
     uv_mutex_t lock;
     uv_cond_t changed;
     psd_handover_run_fn *run; /* NULL: callers only wait, and never run the loop */
@@ -66,13 +68,38 @@ int psd_handover_open(psd_handover_t *self, psd_err_t *err)
     return self->done_fd < 0 ? psd_err_set(err, PSD_ESYSTEM, "cannot start: %s", strerror(errno)) : PSD_OK;
 }
 
-int psd_handover_fd(const psd_handover_t *self) { return self->done_fd; }
+/* Most programs never ask for the descriptor, and spare two system calls an exchange. */
+static void show(const psd_handover_t *self)
+{
+    uint64_t n = 1;
+    (void)!(self->done ? write(self->done_fd, &n, sizeof n) : read(self->done_fd, &n, sizeof n));
+}
+
+static void set_done(psd_handover_t *self, bool done)
+{
+    self->done = done;
+    if (self->is_watched)
+        show(self);
+}
+
+int psd_handover_fd(psd_handover_t *self)
+{
+    uv_mutex_lock(&self->lock);
+    if (!self->is_watched)
+        show(self);
+    self->is_watched = true;
+    uv_mutex_unlock(&self->lock);
+    return self->done_fd;
+}
 
 void psd_handover_rearm(psd_handover_t *self)
 {
-    uint64_t before;
-    (void)!read(self->done_fd, &before, sizeof before);
+    uv_mutex_lock(&self->lock);
+    set_done(self, false);
+    uv_mutex_unlock(&self->lock);
 }
+
+void psd_handover_abandon(psd_handover_t *self) { close(self->done_fd); }
 
 void psd_handover_set_interrupt(psd_handover_t *self, int (*interrupted)(void *arg), void *arg)
 {
@@ -235,7 +262,6 @@ uint32_t psd_handover_take(psd_handover_t *self, psd_request_t out[PSD_HANDOVER_
 void psd_handover_enter(psd_handover_t *self, psd_phase_t phase, const psd_err_t *failure, const psd_session_position_t *position,
                         uint64_t rejoins, const psd_cluster_t *cluster, bool done)
 {
-    const uint64_t one = 1;
     uv_mutex_lock(&self->lock);
     self->state.phase = phase;
     self->state.failure = *failure;
@@ -245,10 +271,10 @@ void psd_handover_enter(psd_handover_t *self, psd_phase_t phase, const psd_err_t
         self->cluster = *cluster;
         self->state.has_slow = cluster->settings.has_slow;
     }
+    if (done)
+        set_done(self, true);
     uv_cond_broadcast(&self->changed);
     uv_mutex_unlock(&self->lock);
-    if (done)
-        (void)!write(self->done_fd, &one, sizeof one);
 }
 
 void psd_handover_fail(psd_handover_t *self, const psd_err_t *failure)

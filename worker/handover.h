@@ -68,8 +68,11 @@ void psd_handover_run_by(psd_handover_t *self, psd_handover_run_fn *run, void *a
 /* Make the descriptor that psd_handover_fd gives. PSD_ESYSTEM. */
 int psd_handover_open(psd_handover_t *self, psd_err_t *err);
 /* Readable when an exchange is over; -1 before it is made. Read it empty with psd_handover_rearm. */
-int psd_handover_fd(const psd_handover_t *self);
+int psd_handover_fd(psd_handover_t *self);
 void psd_handover_rearm(psd_handover_t *self);
+
+/* In a process that was forked with the handle: close its copy of the descriptor. The rest belongs to the parent. */
+void psd_handover_abandon(psd_handover_t *self);
 
 /* Have psd_handover_await call `interrupted` about every 100 ms, on the thread that waits; nonzero ends the wait. */
 void psd_handover_set_interrupt(psd_handover_t *self, int (*interrupted)(void *arg), void *arg);

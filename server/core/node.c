@@ -40,11 +40,10 @@ void psd_node_destroy(psd_node_t **self_p)
 static void settle(psd_node_t *self, uint64_t now_ms, psd_actions_t *out)
 {
     for (size_t i = 0; self->coordinator && i < out->n; i++) {
-        psd_action_t a = out->at[i]; /* a copy: delivering may move the list */
-        bool to_coordinator = a.act == PSD_ACT_SEND && a.to == PSD_PEER_COORDINATOR;
-        bool to_engine = a.act == PSD_ACT_SEND && a.to == PSD_PEER_OWN_SHARD;
-        if (!to_coordinator && !to_engine)
+        const bool is_sent = out->at[i].act == PSD_ACT_SEND, to_coordinator = is_sent && out->at[i].to == PSD_PEER_COORDINATOR;
+        if (!to_coordinator && !(is_sent && out->at[i].to == PSD_PEER_OWN_SHARD))
             continue;
+        psd_action_t a = out->at[i]; /* a copy: delivering may move the list */
         out->at[i].payload = NULL;
         out->at[i].to = PSD_PEER_NONE;
         if (to_coordinator)

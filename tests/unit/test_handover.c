@@ -219,6 +219,18 @@ Test(handover, the_descriptor_is_readable_from_the_end_of_an_exchange_to_the_nex
     cr_expect_eq(poll(&fd, 1, 0), 0);
 }
 
+Test(handover, a_descriptor_that_is_first_asked_for_after_an_exchange_is_readable_until_the_next)
+{
+    enter(PSD_PHASE_EXCHANGING, 0, false);
+    enter(PSD_PHASE_READY, 0, true);
+    struct pollfd fd = { .fd = psd_handover_fd(handover), .events = POLLIN };
+    cr_expect_eq(poll(&fd, 1, 0), 1);
+    cr_expect_eq(psd_handover_fd(handover), fd.fd, "to ask again changes nothing");
+    cr_expect_eq(poll(&fd, 1, 0), 1);
+    psd_handover_rearm(handover);
+    cr_expect_eq(poll(&fd, 1, 0), 0);
+}
+
 Test(handover, settings_are_those_of_the_first_welcome)
 {
     static psd_cluster_t cluster = { .n_servers = 1, .settings = { .mode = "bsp", .has_slow = true } };
