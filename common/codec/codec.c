@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "common/base/lanes.h"
 #include "common/optim/kernels/kernel.h"
 
 /* Elements coded at a time: few enough that they, their residual and their decoded values stay in the first-level cache. */
@@ -145,8 +146,5 @@ double psd_coding_sum_of_squares(const psd_coding_t *coding, const void *bytes, 
         psd_coding_decode(coding, bytes, n, from, count, run);
         psd_isa_active()->squares(sum, run, count);
     }
-    for (size_t half = PSD_LANES / 2; half; half /= 2)
-        for (size_t j = 0; j < half; j++)
-            sum[j] += sum[j + half];
-    return sum[0];
+    return psd_lanes_total(sum);
 }

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "common/base/lanes.h"
 #include "common/optim/kernels/kernel.h"
 
 void psd_aggregate(float *out, const float *const *g, const double *weight, size_t k, size_t n)

@@ -1,5 +1,6 @@
 #include "common/optim/look.h"
 
+#include "common/base/lanes.h"
 #include "common/optim/aggregate.h"
 #include "common/optim/kernels/kernel.h"
 

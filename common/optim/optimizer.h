@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "common/base/err.h"
+#include "common/base/lanes.h"
 #include "common/base/partition.h"
 
 enum {
@@ -20,7 +21,6 @@ enum {
     PSD_MAX_SCALAR = 4, /* double scalars that a tensor carries from update to update (NAdam's product) */
     PSD_MAX_SLOTS = 5,  /* float arrays beside the weights, Lookahead's included */
     PSD_MAX_SUMS = 4,   /* doubles that a rule asks for before its step */
-    PSD_LANES = 16,     /* running sums of each, so that the order of additions does not depend on a register's width */
     PSD_RULE_TEXT = 512 /* longest printed rule, with its end */
 };
 
@@ -33,18 +33,6 @@ typedef struct psd_step {
     const float *coef;          /* what `prepare` made */
     const psd_shape_t *shape;   /* of a rule that needs the whole tensor: its matrices */
 } psd_step_t;
-
-/* The running sums of one double: element i of a block is added to lane i % PSD_LANES. */
-typedef double psd_lanes_t[PSD_LANES];
-
-/* Their total, added pairwise; what they hold is used up. */
-static inline double psd_lanes_total(psd_lanes_t sum)
-{
-    for (unsigned half = PSD_LANES / 2; half; half /= 2)
-        for (unsigned j = 0; j < half; j++)
-            sum[j] += sum[j + half];
-    return sum[0];
-}
 
 /* What sums are over. */
 typedef enum psd_scope { PSD_SCOPE_TENSOR, PSD_SCOPE_MODEL } psd_scope_t;

@@ -7,6 +7,7 @@
  * The scales of all blocks (4 bytes each) come first; then a bit per value, set if it is not 0; then a bit per value, set if it is
  * negative. The first value has the lowest bit of a byte, and bits past the last value are 0. A scale is 0 exactly when its block
  * is. */
+#include "common/base/lanes.h"
 #include "common/codec/kernels/code.h"
 
 static size_t plane_bytes(size_t n) { return (n + 7) / 8; }
@@ -36,17 +37,14 @@ static inline void scatter(uint8_t *flag, uint8_t bits)
 /* The mean of the magnitudes over `n_nonzero` of the block's values. */
 static inline float scale_of(const float *y, size_t n, size_t n_nonzero)
 {
-    double sum[PSD_LANES] = { 0 };
+    psd_lanes_t sum = { 0 };
     size_t i = 0;
     for (; i + PSD_LANES <= n; i += PSD_LANES)
         for (size_t j = 0; j < PSD_LANES; j++)
             sum[j] += (double)psd_f32_of(psd_f32_magnitude(y[i + j]));
     for (; i < n; i++)
         sum[i % PSD_LANES] += (double)psd_f32_of(psd_f32_magnitude(y[i]));
-    for (size_t half = PSD_LANES / 2; half; half /= 2)
-        for (size_t j = 0; j < half; j++)
-            sum[j] += sum[j + half];
-    return n_nonzero ? (float)(sum[0] / (double)n_nonzero) : 0.0f;
+    return n_nonzero ? (float)(psd_lanes_total(sum) / (double)n_nonzero) : 0.0f;
 }
 
 static void encode(const float *restrict y, size_t n, size_t from, size_t count, double argument, uint8_t *restrict bytes)
