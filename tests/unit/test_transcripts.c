@@ -1,0 +1,386 @@
+/* The coordinator plays tests/golden/transcripts: all that it says in whole jobs, in order, with every field. */
+#include <criterion/criterion.h>
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/core/admin.h"
+#include "server/core/coordinator.h"
+#include "tests/support/said.h"
+#include "tests/support/transcript.h"
+
+TestSuite(transcripts, .timeout = 600);
+
+/* The events say what servers, workers, followers and operators send: "WHO KIND FIELD=VALUE ...", where the fields that nobody would
+ * get wrong are filled in. The others:
+ *
+ *   job FIELD=VALUE ...           a new coordinator
+ *   worker N again                its next life, with another nonce
+ *   pass MS [alive]               time, with a tick each 100 ms; all servers and workers are there
+ *   away MS                       the same without ticks
+ *   committed clock=N failure=""  the answer to COMMIT
+ *   set NAME value=X, stop, heard worker=N: calls of coordinator.h
+ *   facts                         what the status page gets */
+enum { JOB = 9, MOST = 8, TICK_MS = 100 };
+
+static psd_coordinator_t *coordinator;
+static psd_admin_t admin;
+static psd_actions_t out;
+static uint64_t now = 1000, run = JOB, newest, start[MOST], incarnation[MOST], life[MOST];
+static uint64_t version[MOST], saved[MOST]; /* as each server said last */
+static uint32_t n_servers;
+static char tensors[256];
+
+static psd_peer_t peer_of_server(uint32_t s) { return s ? psd_peer_make(100 + s, 3) : PSD_PEER_OWN_SHARD; }
+
+static psd_peer_t peer_of(const char *who, uint32_t i, uint32_t user)
+{
+    if (!strcmp(who, "server"))
+        return peer_of_server(i);
+    return psd_peer_make((!strcmp(who, "worker") ? 200 : !strcmp(who, "follower") ? 300 : 400) + i, user);
+}
+
+static const char *name_of(psd_peer_t peer)
+{
+    static char name[40];
+    static const char *const words[] = { "", "server", "worker", "follower", "operator" };
+    const unsigned routing = (unsigned)(peer & 0xffff);
+    if (peer == PSD_PEER_OWN_SHARD)
+        return "server 0";
+    if (!(peer & PSD_PEER_ROUTER) || routing < 100 || routing >= 500)
+        return NULL;
+    snprintf(name, sizeof name, "%s %u", words[routing / 100], routing % 100);
+    return name;
+}
+
+/* Remember what peers learn from the actions, and write them down. */
+static void flush(void)
+{
+    for (size_t i = 0; i < out.n; i++) {
+        const psd_msg_t *msg = &out.at[i].msg;
+        if (out.at[i].act != PSD_ACT_SEND)
+            continue;
+        if (msg->kind == PSD_MSG_SHARD_WELCOME && msg->job) {
+            newest = msg->job == run ? newest : 0;
+            run = msg->job;
+        }
+        if (msg->kind == PSD_MSG_COMMAND || msg->kind == PSD_MSG_MODEL || msg->kind == PSD_MSG_TOTALS)
+            newest = msg->seq > newest ? msg->seq : newest;
+        if (msg->kind == PSD_MSG_WELCOME)
+            incarnation[msg->worker] = msg->incarnation;
+    }
+    transcript_actions(now, &out);
+}
+
+static psd_coordinator_facts_t facts(void)
+{
+    psd_coordinator_facts_t f;
+    psd_coordinator_facts(coordinator, &f);
+    return f;
+}
+
+/* ---- bodies ---- */
+
+/* The tensors that `text` names, such as "w0:4 w1:2x3". */
+static psd_tensor_list_t list_tensors(const char *text, psd_tensor_desc_t tensor[MOST])
+{
+    psd_tensor_list_t list = { .tensor = tensor };
+    while (*text) {
+        psd_tensor_desc_t *t = &tensor[list.n++];
+        *t = (psd_tensor_desc_t){ .n_elements = 1 };
+        const size_t n = strcspn(text, ":");
+        snprintf(t->name, sizeof t->name, "%.*s", (int)n, text);
+        for (text += n; *text == ':' || *text == 'x';) {
+            char *end;
+            t->dim[t->n_dims] = strtoull(text + 1, &end, 10);
+            t->n_elements *= t->dim[t->n_dims++];
+            text = end;
+        }
+        text += *text == ' ';
+    }
+    return list;
+}
+
+static psd_buf_t *body_of_tensors(const char *event)
+{
+    static uint8_t bytes[4096];
+    psd_tensor_desc_t tensor[MOST];
+    psd_inherited_t inherited[MOST];
+    psd_buf_t *body;
+    psd_err_t err;
+    psd_tensor_list_t list = list_tensors(*transcript_text(event, "tensors") ? transcript_text(event, "tensors") : tensors, tensor);
+    list.rows = (uint64_t)transcript_number(event, "rows", 0);
+    const uint64_t updates = (uint64_t)transcript_number(event, "updates", 0);
+    for (uint32_t t = 0; t < list.n; t++)
+        inherited[t] = (psd_inherited_t){ .t = updates, .arrays = (uint32_t)transcript_number(event, "arrays", 0) };
+    list.inherited = updates ? inherited : NULL;
+    const size_t n = psd_tensors_encode(&list, bytes, sizeof bytes);
+    cr_assert_eq(psd_body_decode(PSD_PAYLOAD_TENSORS, bytes, n, &body, &err), PSD_OK, "%s", err.text);
+    return body;
+}
+
+/* Whole pushes, such as "0:8:0.5 1:4:0.25:bad": worker, samples, loss, and whether they have Inf or NaN. */
+static psd_buf_t *body_of_round(const char *event)
+{
+    psd_round_t round = { .clock = (uint64_t)transcript_number(event, "round", facts().clock + 1),
+                          .contributor = calloc(MOST, sizeof *round.contributor) };
+    for (const char *at = transcript_text(event, "pushes"); *at; at += strcspn(at, " "), at += *at == ' ') {
+        unsigned worker;
+        unsigned long long samples;
+        double loss;
+        int n = 0;
+        cr_assert_eq(sscanf(at, "%u:%llu:%lf%n", &worker, &samples, &loss, &n), 3, "%s", event);
+        round.contributor[round.n_contributors++] =
+            (psd_member_t){ .worker = worker,
+                            .incarnation = incarnation[worker] - (uint64_t)transcript_number(event, "older", 0),
+                            .samples = samples,
+                            .loss = loss,
+                            .nonfinite = !strncmp(at + n, ":bad", 4) };
+    }
+    return psd_body_of_round(&round);
+}
+
+static psd_buf_t *body_of_sums(const char *event)
+{
+    double value[256];
+    size_t n = 0;
+    for (const char *at = transcript_text(event, "values"); *at; at += strcspn(at, " "), at += *at == ' ')
+        value[n++] = strtod(at, NULL);
+    return n ? psd_payload_copy(value, n * sizeof *value) : NULL;
+}
+
+static psd_buf_t *body_of(const char *event, const psd_msg_t *msg)
+{
+    const psd_hello_t hello = { .job = "mnist", .name = "eye" };
+    switch (psd_kind_payload(msg->kind)) {
+    case PSD_PAYLOAD_TENSORS:
+        return body_of_tensors(event);
+    case PSD_PAYLOAD_ROUND:
+        return body_of_round(event);
+    case PSD_PAYLOAD_SUMS:
+        return body_of_sums(event);
+    default:
+        return msg->kind == PSD_MSG_FOLLOW ? psd_body_of_hello(&hello) : said_body(msg->kind, msg->text, msg->value);
+    }
+}
+
+/* ---- events ---- */
+
+static void hear(const char *event, const char *who, uint32_t i, const char *kind)
+{
+    const psd_coordinator_facts_t f = facts();
+    psd_msg_t msg = { .kind = transcript_kind(kind), .protocol = PSD_PROTOCOL, .job = run };
+    if (!strcmp(who, "worker")) {
+        msg.worker = i;
+        msg.incarnation = incarnation[i];
+        msg.seq = 70 + i + 10 * life[i];
+        msg.code = msg.kind == PSD_MSG_HELLO ? i + 1 : 0;
+        if (msg.kind == PSD_MSG_HELLO)
+            snprintf(msg.text, sizeof msg.text, "mnist host%u", i);
+    } else if (msg.kind == PSD_MSG_SHARD_HELLO) {
+        msg.job = 0;
+        msg.seq = (10 * i + start[i] + 1) << 16;
+        msg.code = i + 1;
+        snprintf(msg.text, sizeof msg.text, "mnist tcp://host:%u x", i);
+    } else if (!strcmp(who, "server")) {
+        msg.shard = i;
+        msg.seq = newest;
+        msg.clock = f.clock;
+        msg.view_id = f.view_id;
+        msg.version = version[i];
+        msg.saved = saved[i];
+        msg.code = msg.kind == PSD_MSG_SHARD_STATE ? PSD_SHARD_STARTED : 0;
+    } else
+        msg.seq = 31;
+    transcript_fields(event, &msg);
+    if (msg.kind == PSD_MSG_SHARD_STATE) {
+        version[i] = msg.version;
+        saved[i] = msg.saved;
+    }
+    psd_buf_t *body = body_of(event, &msg);
+    const psd_peer_t from = peer_of(who, i, (uint32_t)transcript_number(event, "user", 0));
+    if (psd_admin_takes(msg.kind))
+        psd_admin_message(&admin, coordinator, now, from, &msg, body, &out);
+    else
+        psd_coordinator_message(coordinator, now, from, &msg, body, &out);
+    psd_buf_unref(&body);
+    flush();
+}
+
+static void make(const char *event)
+{
+    static psd_job_settings_t settings = { .text = "x", .optimizer = "sgd", .part_elements = 8, .lease_ms = 2500 };
+    psd_coordinator_config_t config = { .job = "mnist", .job_id = JOB, .settings = &settings };
+    psd_tensor_desc_t tensor[MOST];
+    uint64_t point[2];
+    char mode[16], rule[64];
+    snprintf(mode, sizeof mode, "%s", transcript_text(event, "mode"));
+    snprintf(rule, sizeof rule, "%s", *transcript_text(event, "optimizer") ? transcript_text(event, "optimizer") : "sgd");
+    snprintf(settings.mode, sizeof settings.mode, "%s", mode);
+    snprintf(tensors, sizeof tensors, "%s", *transcript_text(event, "tensors") ? transcript_text(event, "tensors") : "w0:4");
+#define NUMBER(field, otherwise) config.field = transcript_number(event, #field, otherwise)
+    NUMBER(n_servers, 2);
+    NUMBER(workers_min, 1);
+    NUMBER(workers_want, config.workers_min);
+    NUMBER(drops_lost, 0);
+    NUMBER(lease_ms, 3000);
+    NUMBER(round_timeout_ms, 0);
+    NUMBER(start_timeout_ms, 0);
+    NUMBER(patience_ms, 0);
+    NUMBER(needs_rows, 0);
+    NUMBER(lr, 0.5);
+    NUMBER(checkpoints, 0);
+    NUMBER(save_every_rounds, 0);
+    NUMBER(save_every_ms, 0);
+    NUMBER(fold_from, 0);
+    NUMBER(accumulate, 0);
+    NUMBER(quarantine_after, 0);
+#undef NUMBER
+    n_servers = config.n_servers;
+    config.mode = psd_mode_find(mode);
+    config.clip.norm = transcript_number(event, "clip_norm", 0);
+    point[0] = (uint64_t)transcript_number(event, "point", 0);
+    point[1] = (uint64_t)transcript_number(event, "older_point", 0);
+    config.points = point;
+    config.n_points = !!point[0] + !!point[1];
+    const psd_tensor_list_t model = list_tensors(tensors, tensor);
+    config.model = config.n_points ? &model : NULL;
+    cr_assert_eq(psd_groups_parse(&config.groups, rule, "", NULL), PSD_OK);
+    psd_coordinator_destroy(&coordinator);
+    cr_assert_not_null(coordinator = psd_coordinator_new(&config, NULL));
+}
+
+/* `alive`: servers and workers say meanwhile that they are there. */
+static void pass(uint64_t ms, bool alive)
+{
+    for (const uint64_t end = now + ms; now < end;) {
+        now += TICK_MS;
+        for (uint32_t w = 0; alive && w < MOST; w++)
+            psd_coordinator_heard(coordinator, now, peer_of("worker", w, 0),
+                                  &(psd_msg_t){ .job = run, .worker = w, .incarnation = incarnation[w] });
+        for (uint32_t s = 0; alive && s < n_servers; s++)
+            hear("", "server", s, "SHARD_STATE");
+        psd_coordinator_tick(coordinator, now, &out);
+        flush();
+    }
+}
+
+static void say_facts(void)
+{
+    const psd_coordinator_facts_t f = facts();
+    const psd_membership_t *members = psd_coordinator_members(coordinator);
+#define SHOW(field)                                                                                                                \
+    if (f.field)                                                                                                                   \
+    transcript_say(#field "=%.9g", (double)f.field)
+    transcript_say("state=%s", psd_job_state_name(f.state));
+    SHOW(stopped);
+    SHOW(view_id);
+    SHOW(clock);
+    SHOW(skipped);
+    SHOW(gathered);
+    SHOW(lr);
+    SHOW(runs);
+    SHOW(has_point);
+    SHOW(saving);
+    SHOW(save_failing);
+    SHOW(point_clock);
+    SHOW(point_ms);
+    SHOW(save_ms);
+    SHOW(n_members);
+    SHOW(n_shards);
+    SHOW(n_finished);
+    SHOW(quorum);
+    SHOW(lacks_first_point);
+    SHOW(n_lost_servers);
+    SHOW(n_lost_workers);
+    SHOW(workers_lost);
+    SHOW(workers_quarantined);
+    SHOW(workers_min);
+    SHOW(workers_want);
+#undef SHOW
+    for (uint32_t i = 0; i < f.n_absent; i++)
+        transcript_say("absent: %s", f.absent[i]);
+    if (*f.waiting_for)
+        transcript_say("waiting for: %s", f.waiting_for);
+    for (uint32_t i = 0; i < f.n_reports; i++)
+        transcript_say("report: %s=%.9g", f.report[i].name, f.report[i].value);
+    for (unsigned i = 0; i < PSD_N_REFUSALS; i++)
+        if (f.rejected[i])
+            transcript_say("rejected: %s=%" PRIu64, psd_refusal_name(i), f.rejected[i]);
+    psd_server_facts_t server;
+    for (uint32_t s = 0; psd_coordinator_server(coordinator, s, &server); s++)
+        transcript_say("server %u:%s%s endpoint=%s clock=%" PRIu64 " version=%" PRIu64 " heard_ms=%" PRIu64, s,
+                       server.joined ? " joined" : "", server.lost ? " lost" : "", server.endpoint, server.clock, server.version,
+                       server.heard_ms);
+    for (uint32_t w = 0; w < members->n_rows; w++) {
+        const psd_worker_row_t *row = &members->row[w];
+        transcript_say("worker %u: %s%s%s%s%s name=%s incarnation=%" PRIu64 " clock=%" PRIu64 " heard_ms=%" PRIu64, w,
+                       psd_worker_state_name(row->state), psd_coordinator_worker_is_lost(coordinator, w) ? " missed" : "",
+                       row->finished ? " finished" : "", row->drains ? " drains" : "", row->quarantined ? " quarantined" : "",
+                       row->name, row->incarnation, row->clock, row->heard_ms);
+    }
+}
+
+static void call(const char *event)
+{
+    char name[64];
+    psd_err_t err = { 0 };
+    snprintf(name, sizeof name, "%s", transcript_text(event, "name"));
+    psd_msg_t msg = { .job = run };
+    if (!strncmp(event, "set ", 4)) {
+        if (psd_coordinator_set(coordinator, now, name, transcript_number(event, "value", 0), "operator", &out, &err) != PSD_OK)
+            transcript_say("%s", err.text);
+    } else if (!strncmp(event, "committed ", 10)) {
+        const char *failure = transcript_text(event, "failure");
+        psd_coordinator_committed(coordinator, now, (uint64_t)transcript_number(event, "clock", 0), *failure ? failure : NULL,
+                                  &out);
+    } else if (!strncmp(event, "heard ", 6)) {
+        msg.worker = (uint32_t)transcript_number(event, "worker", 0);
+        msg.incarnation = incarnation[msg.worker];
+        psd_coordinator_heard(coordinator, now, peer_of("worker", msg.worker, (uint32_t)transcript_number(event, "user", 0)), &msg);
+    } else if (!strcmp(event, "stop"))
+        psd_coordinator_stop(coordinator, now, &out);
+    else if (!strcmp(event, "facts"))
+        say_facts();
+    else
+        cr_assert_fail("no such event: %s", event);
+    flush();
+}
+
+static void perform(const char *event)
+{
+    char who[16], what[24];
+    unsigned i;
+    unsigned long long ms;
+    if (!strncmp(event, "job ", 4))
+        make(event);
+    else if (sscanf(event, "pass %llu", &ms) == 1)
+        pass(ms, strstr(event, "alive"));
+    else if (sscanf(event, "away %llu", &ms) == 1)
+        now += ms;
+    else if (sscanf(event, "servers %23s", what) == 1)
+        for (uint32_t s = 0; s < n_servers; s++)
+            hear(event, "server", s, what);
+    else if (sscanf(event, "%15s %u %23s", who, &i, what) != 3)
+        call(event);
+    else if (strcmp(what, "again"))
+        hear(event, who, i, what);
+    else if (!strcmp(who, "server"))
+        start[i]++;
+    else {
+        life[i]++;
+        incarnation[i] = 0;
+    }
+}
+
+static void play(const char *name)
+{
+    const char *difference = transcript_play(name, perform, name_of);
+    cr_assert_null(difference, "%s", difference);
+    psd_coordinator_destroy(&coordinator);
+    psd_actions_clear(&out);
+}
+
+Test(transcripts, of_a_job_in_rounds_from_its_first_server_to_its_end) { play("bsp"); }
