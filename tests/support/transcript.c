@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static FILE *page;
+static FILE *page; /* what is written now: a line, then the whole */
 static transcript_name_t *name_of_peer;
 
 /* ---- structs, field by field ---- */
@@ -193,10 +193,9 @@ static const char *const acts[] = { "SEND",          "WORK",     "LOG",    "FINI
                                     "SAVE_RESIDUAL", "SAVE_END", "COMMIT", "RESTORE", "LOAD_RESIDUAL" };
 static const char *const levels[] = { "ERROR", "WARN", "INFO", "DEBUG" };
 
-static void print_action(uint64_t now_ms, const psd_action_t *a)
+static void print_action(const psd_action_t *a)
 {
     const char *name = a->act == PSD_ACT_SEND && name_of_peer ? name_of_peer(a->to) : NULL;
-    fprintf(page, "  %" PRIu64 " ", now_ms);
     if (a->act == PSD_ACT_SEND) {
         if (name)
             fprintf(page, "to %s: ", name);
@@ -217,24 +216,73 @@ static void print_action(uint64_t now_ms, const psd_action_t *a)
         if (a->payload)
             print_bytes(a->payload->data, a->payload->n_bytes);
     }
-    fputc('\n', page);
+}
+
+/* The lines below an event. One that comes again later is written once, with all its times. */
+static struct line {
+    char *text, *times;
+    uint64_t last_ms;
+    bool timed;
+} lines[4096];
+static size_t n_lines;
+
+/* Takes over `text`. */
+static void add_line(char *text, bool timed, uint64_t now_ms)
+{
+    struct line *line = NULL;
+    char *times = NULL;
+    for (size_t i = 0; timed && i < n_lines && !line; i++)
+        if (lines[i].timed && lines[i].last_ms < now_ms && !strcmp(lines[i].text, text))
+            line = &lines[i];
+    const bool again = line != NULL;
+    if (!again) {
+        assert(n_lines < sizeof lines / sizeof *lines);
+        line = &lines[n_lines++];
+        *line = (struct line){ .text = text, .timed = timed };
+    } else
+        free(text);
+    line->last_ms = now_ms;
+    const int rc = asprintf(&times, "%s%s%" PRIu64, again ? line->times : "", again ? ", " : "", now_ms);
+    assert(rc >= 0);
+    free(line->times);
+    line->times = times;
+}
+
+static void flush_lines(void)
+{
+    for (size_t i = 0; i < n_lines; i++) {
+        fprintf(page, "  %s%s%s\n", lines[i].timed ? lines[i].times : "", lines[i].timed ? " " : "", lines[i].text);
+        free(lines[i].text);
+        free(lines[i].times);
+    }
+    n_lines = 0;
 }
 
 void transcript_actions(uint64_t now_ms, psd_actions_t *actions)
 {
-    for (size_t i = 0; i < actions->n; i++)
-        print_action(now_ms, &actions->at[i]);
+    FILE *const whole = page;
+    for (size_t i = 0; i < actions->n; i++) {
+        char *text = NULL;
+        size_t n;
+        page = open_memstream(&text, &n);
+        assert(page);
+        print_action(&actions->at[i]);
+        fclose(page);
+        add_line(text, true, now_ms);
+    }
+    page = whole;
     psd_actions_drop(actions, actions->n);
 }
 
 void transcript_say(const char *format, ...)
 {
+    char *text = NULL;
     va_list args;
     va_start(args, format);
-    fprintf(page, "  ");
-    vfprintf(page, format, args);
-    fputc('\n', page);
+    const int rc = vasprintf(&text, format, args);
     va_end(args);
+    assert(rc >= 0);
+    add_line(text, false, 0);
 }
 
 /* ---- events ---- */
@@ -360,6 +408,7 @@ const char *transcript_play(const char *name, transcript_perform_t *perform, tra
             fprintf(page, "%s\n", event);
         if (event[0] == '>')
             perform(event + 2);
+        flush_lines();
         at += length + (at[length] == '\n');
     }
     fclose(page);

@@ -15,7 +15,8 @@ typedef const char *transcript_name_t(psd_peer_t peer);
  * what the file says; otherwise the first difference, valid until the next call. */
 const char *transcript_play(const char *name, transcript_perform_t *perform, transcript_name_t *name_of);
 
-/* Write these actions down as those of time `now_ms`, and drop them. Work and references are not handed back: a test that has any
+/* Write these actions down as those of time `now_ms`, and drop them. One that comes again below the same event stands there once,
+ * with all its times. Work and references are not handed back: a test that has any
  * looks at the actions first. */
 void transcript_actions(uint64_t now_ms, psd_actions_t *actions);
 

@@ -215,9 +215,10 @@ static void make(const char *event)
     psd_coordinator_config_t config = { .job = "mnist", .job_id = JOB, .settings = &settings };
     psd_tensor_desc_t tensor[MOST];
     uint64_t point[2];
-    char mode[16], rule[64];
+    char mode[16], rule[64], groups[64];
     snprintf(mode, sizeof mode, "%s", transcript_text(event, "mode"));
     snprintf(rule, sizeof rule, "%s", *transcript_text(event, "optimizer") ? transcript_text(event, "optimizer") : "sgd");
+    snprintf(groups, sizeof groups, "%s", transcript_text(event, "groups"));
     snprintf(settings.mode, sizeof settings.mode, "%s", mode);
     snprintf(tensors, sizeof tensors, "%s", *transcript_text(event, "tensors") ? transcript_text(event, "tensors") : "w0:4");
 #define NUMBER(field, otherwise) config.field = transcript_number(event, #field, otherwise)
@@ -247,7 +248,10 @@ static void make(const char *event)
     config.n_points = !!point[0] + !!point[1];
     const psd_tensor_list_t model = list_tensors(tensors, tensor);
     config.model = config.n_points ? &model : NULL;
-    cr_assert_eq(psd_groups_parse(&config.groups, rule, "", NULL), PSD_OK);
+    cr_assert_eq(psd_groups_parse(&config.groups, rule, groups, NULL), PSD_OK);
+    newest = 0;
+    run = JOB;
+    admin = (psd_admin_t){ 0 };
     psd_coordinator_destroy(&coordinator);
     cr_assert_not_null(coordinator = psd_coordinator_new(&config, NULL));
 }
@@ -384,3 +388,15 @@ static void play(const char *name)
 }
 
 Test(transcripts, of_a_job_in_rounds_from_its_first_server_to_its_end) { play("bsp"); }
+
+Test(transcripts, of_a_job_in_which_each_push_is_a_step_until_it_is_stopped) { play("asp"); }
+
+Test(transcripts, of_a_job_that_goes_on_from_its_checkpoints_until_none_can_be_read) { play("servers"); }
+
+Test(transcripts, of_a_job_whose_workers_are_late_lost_and_never_come_back) { play("late"); }
+
+Test(transcripts, of_workers_that_finish_and_wait_for_the_last_checkpoint) { play("end"); }
+
+Test(transcripts, of_jobs_that_fail) { play("lost"); }
+
+Test(transcripts, of_what_servers_followers_and_operators_ask_for) { play("sums"); }
