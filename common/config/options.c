@@ -437,6 +437,24 @@ psd_options_t *psd_options_new(unsigned program)
     return self;
 }
 
+static bool copy_text(char **to, const char *text) { return !text || (*to = strdup(text)); }
+
+psd_options_t *psd_options_copy(const psd_options_t *from)
+{
+    psd_options_t *self = psd_options_new(from->program);
+    char why[PSD_OPTION_WHY];
+    bool whole = self && copy_text(&self->file, from->file) && copy_text(&self->folder, from->folder);
+    for (size_t i = 0; whole && i < PSD_N_OPTIONS; i++)
+        whole = !set_value(self, psd_option_at(i), from->value[i].is.text, from->value[i].rank, from->value[i].origin, why);
+    if (!whole) {
+        psd_options_destroy(&self);
+        return NULL;
+    }
+    self->name = from->name;
+    self->file_is_stream = from->file_is_stream;
+    return self;
+}
+
 void psd_options_destroy(psd_options_t **self_p)
 {
     psd_options_t *self = *self_p;

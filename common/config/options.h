@@ -21,6 +21,10 @@ typedef struct psd_options psd_options_t;
 psd_options_t *psd_options_new(unsigned program);
 void psd_options_destroy(psd_options_t **self_p);
 
+/* A copy, owned by the caller, to change and to look at, with the same values, origins and file; it has no complaints. NULL: no
+ * memory. */
+psd_options_t *psd_options_copy(const psd_options_t *from);
+
 /* Read the command line (argv[0] is the program's name as help shows it, kept for the call), the environment, and the job file that
  * the command line names (JOB, or -c FILE). All of them are read, whatever is wrong before. Returns
  *   PSD_OK;

@@ -180,6 +180,26 @@ Test(options, a_flag_beats_the_environment_which_beats_the_file_which_beats_the_
     cr_assert_str_eq(psd_options_file(options), path);
 }
 
+Test(options, a_copy_has_every_value_and_is_changed_alone)
+{
+    cr_assert_eq(load_text("job: a\nseed: 7\nlease: 4s\ngroups: [{match: \"*.bias\", weight_decay: 0}]\n"
+                           "optimizer: \"lookahead(adam(lr=1e-3), k=5)\"\ndata: {categorical: [x, \"y, z\"], train: csv:t.csv}\n"
+                           "model: {layers: [3, 2]}\ncompare: {optimizers: [\"sgd(lr=0.1)\", \"adam(lr=1e-3, beta1=0.8)\"]}\n"),
+                 PSD_OK, "%s", err.text);
+    psd_options_t *copy = psd_options_copy(options);
+    cr_assert_not_null(copy);
+    for (size_t i = 0; i < PSD_N_OPTIONS; i++) {
+        cr_expect_str_eq(psd_options_text(copy, i), psd_options_text(options, i));
+        cr_expect_str_eq(psd_options_origin(copy, i), psd_options_origin(options, i));
+    }
+    size_t n;
+    cr_expect_str_eq(psd_options_texts(copy, PSD_OPT_data_categorical, &n)[1], "y, z");
+    cr_assert_eq(psd_options_change(copy, PSD_OPT_seed, "8", "the test", &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(psd_options_uint(copy, PSD_OPT_seed), 8);
+    cr_expect_eq(psd_options_uint(options, PSD_OPT_seed), 7);
+    psd_options_destroy(&copy);
+}
+
 Test(options, every_row_is_reached_by_flag_variable_and_key)
 {
     for (size_t i = 0; psd_option_at(i); i++) {

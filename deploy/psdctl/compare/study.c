@@ -33,9 +33,8 @@ static bool has_run(const psd_study_t *self, const psd_comparison_t *comparison,
 }
 
 /* Runs are compared by the metric, and rates chosen by it on the rows that each seed holds out: it must be defined on all of them. */
-static int check_metric(psd_study_t *self, const psd_comparison_t *comparison, const psd_setup_t *first, psd_err_t *err)
+static int check_metric(psd_options_t *o, const psd_comparison_t *comparison, const psd_setup_t *first, psd_err_t *err)
 {
-    psd_options_t *o = self->options;
     int rc = psd_setup_check_metric(first, o, comparison->is_swept, err);
     for (unsigned s = 1; !rc && first->metric->if_equal && comparison->validation > 0 && s < comparison->n_seeds; s++) {
         psd_setup_t setup;
@@ -52,63 +51,51 @@ static int check_metric(psd_study_t *self, const psd_comparison_t *comparison, c
 }
 
 /* By the options, then by what only servers refuse, then by the model; the data is read once, for the first rule. */
-static int check_rule(psd_study_t *self, const psd_contender_t *one, psd_setup_t *setup, psd_err_t *err)
+static int check_rule(psd_options_t *o, const psd_contender_t *one, psd_setup_t *setup, psd_err_t *err)
 {
     static psd_settings_t settings;
     const psd_rendezvous_t first = { .is_first = true };
-    int rc = psd_options_change(self->options, PSD_OPT_optimizer, one->name,
-                                psd_options_origin(self->options, PSD_OPT_compare_optimizers), err);
-    rc = rc ? rc : psd_settings_read(&settings, self->options, &first, err);
-    if (!rc && !setup->model && (rc = psd_setup_load(setup, self->options, err)))
+    int rc = psd_options_change(o, PSD_OPT_optimizer, one->name, psd_options_origin(o, PSD_OPT_compare_optimizers), err);
+    rc = rc ? rc : psd_settings_read(&settings, o, &first, err);
+    if (!rc && !setup->model && (rc = psd_setup_load(setup, o, err)))
         return rc; /* that is no error of the rule */
-    rc = rc ? rc : psd_setup_check_groups(setup, self->options, err);
+    rc = rc ? rc : psd_setup_check_groups(setup, o, err);
     return rc ? psd_err_wrap(err, "rule %zu of compare.optimizers, %s", one->named + 1, one->label) : PSD_OK;
+}
+
+/* With the job's options as its runs have them (psd_command_run). */
+static int check_rules(const psd_study_t *self, psd_options_t *o, const psd_comparison_t *comparison, psd_err_t *err)
+{
+    psd_setup_t setup = { 0 };
+    char validation[32];
+    snprintf(validation, sizeof validation, "%.9g", comparison->validation);
+    int rc = psd_options_change(o, PSD_OPT_data_validation, validation, psd_options_origin(o, PSD_OPT_data_validation), err);
+    rc = rc ? rc : psd_options_change(o, PSD_OPT_stop_target, "0", psd_options_origin(o, PSD_OPT_stop_target), err);
+    for (size_t c = 0; !rc && c < comparison->n; c++) {
+        const psd_contender_t *one = &comparison->contender[c];
+        if ((!c || one[-1].named != one->named) && !has_run(self, comparison, one->named))
+            rc = check_rule(o, one, &setup, err);
+    }
+    if (!rc && setup.model)
+        rc = check_metric(o, comparison, &setup, err);
+    psd_setup_clear(&setup);
+    return rc;
 }
 
 int psd_study_check_rules(psd_study_t *self, const psd_comparison_t *comparison, psd_err_t *err)
 {
-    /* What runs have another value of than the job (psd_command_run) */
-    struct {
-        psd_option_id_t id;
-        char *text, *origin;
-    } changed[] = {
-        { .id = PSD_OPT_optimizer }, { .id = PSD_OPT_data_validation }, { .id = PSD_OPT_stop_target }, { .id = PSD_OPT_seed }
-    };
-    enum { N = sizeof changed / sizeof *changed };
     psd_options_t *o = self->options;
-    psd_setup_t setup = { 0 };
-    char validation[32], kind[16];
     const psd_option_id_t stream = psd_options_stream(o);
-    int rc = PSD_OK;
+    char kind[16];
     if (stream != PSD_N_OPTIONS)
         return psd_err_set(err, PSD_ECONFIG,
                            "%s: %s names %s, which can be read only once, but each run reads it; write it to a file",
                            psd_options_origin(o, stream), psd_option_at(stream)->key, psd_options_text(o, stream));
     snprintf(kind, sizeof kind, "-%s", self->verb);
     psd_place_choose(o, kind, self->directory);
-    for (size_t i = 0; i < N; i++) {
-        changed[i].text = strdup(psd_options_text(o, changed[i].id));
-        changed[i].origin = strdup(psd_options_origin(o, changed[i].id));
-        if (!changed[i].text || !changed[i].origin)
-            rc = psd_err_set(err, PSD_ENOMEM, "no memory to check the rules");
-    }
-    snprintf(validation, sizeof validation, "%.9g", comparison->validation);
-    rc = rc ? rc : psd_options_change(o, PSD_OPT_data_validation, validation, changed[1].origin, err);
-    rc = rc ? rc : psd_options_change(o, PSD_OPT_stop_target, "0", changed[2].origin, err);
-    for (size_t c = 0; !rc && c < comparison->n; c++) {
-        const psd_contender_t *one = &comparison->contender[c];
-        if ((!c || one[-1].named != one->named) && !has_run(self, comparison, one->named))
-            rc = check_rule(self, one, &setup, err);
-    }
-    if (!rc && setup.model)
-        rc = check_metric(self, comparison, &setup, err);
-    psd_setup_clear(&setup);
-    for (size_t i = 0; i < N; i++) {
-        if (rc != PSD_ENOMEM)
-            psd_options_change(o, changed[i].id, changed[i].text, changed[i].origin, NULL);
-        free(changed[i].text);
-        free(changed[i].origin);
-    }
+    psd_options_t *copy = psd_options_copy(o);
+    const int rc = copy ? check_rules(self, copy, comparison, err) : psd_err_set(err, PSD_ENOMEM, "no memory to check the rules");
+    psd_options_destroy(&copy);
     return rc;
 }
 
