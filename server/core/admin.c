@@ -68,6 +68,7 @@ static answer_t drain(psd_admin_t *self, request_t *r)
 static answer_t save(psd_admin_t *self, request_t *r)
 {
     const psd_job_state_t state = psd_coordinator_state(r->job);
+    psd_coordinator_facts_t facts;
     uint64_t clock;
     if (!psd_coordinator_can_save(r->job))
         return say(r, NO, "the servers were started without checkpoint.dir, and have nowhere to save to");
@@ -82,9 +83,9 @@ static answer_t save(psd_admin_t *self, request_t *r)
     case PSD_SAVE_SAFE:
         return say(r, DONE, "checkpoint %" PRIu64 " is safe", clock);
     case PSD_SAVE_FAILED:
-        return say(r, NO,
-                   "the checkpoint could not be written (the servers' logs say why); the one before stays "
-                   "the newest");
+        psd_coordinator_facts(r->job, &facts);
+        return say(r, NO, "the checkpoint could not be written (the servers' logs say why); %s",
+                   facts.has_point ? "the one before stays the newest" : "there is none");
     case PSD_SAVE_PENDING:
         break;
     }
