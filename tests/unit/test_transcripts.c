@@ -251,6 +251,8 @@ static void make(const char *event)
     cr_assert_eq(psd_groups_parse(&config.groups, rule, groups, NULL), PSD_OK);
     newest = 0;
     run = JOB;
+    memset(version, 0, sizeof version);
+    memset(saved, 0, sizeof saved);
     admin = (psd_admin_t){ 0 };
     psd_coordinator_destroy(&coordinator);
     cr_assert_not_null(coordinator = psd_coordinator_new(&config, NULL));
@@ -400,3 +402,5 @@ Test(transcripts, of_workers_that_finish_and_wait_for_the_last_checkpoint) { pla
 Test(transcripts, of_jobs_that_fail) { play("lost"); }
 
 Test(transcripts, of_what_servers_followers_and_operators_ask_for) { play("sums"); }
+
+Test(transcripts, of_the_edges_of_checkpoints_forecasts_and_patience) { play("edges"); }
