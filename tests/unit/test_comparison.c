@@ -517,6 +517,18 @@ Test(comparison, the_table_says_how_much_was_moved_in_how_many_epochs_and_marks_
     cr_expect_null(strstr(text, " *"), "there was one rate: %s", text);
 }
 
+Test(comparison, runs_that_patience_ended_at_different_steps_are_described_by_the_shortest_and_the_longest)
+{
+    begin("sgd; adam", "--compare-seeds=2");
+    cr_assert_eq(psd_comparison_begin(&comparison, options, &err), PSD_OK);
+    for (unsigned i = 0; i < 4; i++)
+        cr_assert_eq(take(i / 2, i % 2, &(fake_t){ .accuracy = 0.5, .steps = 20 + 10 * i, .epochs = 1 + i / 2.0 }), PSD_OK, "%s",
+                     err.text);
+    cr_assert_eq(psd_comparison_judge(&comparison, &err), PSD_OK);
+    const char *text = print();
+    cr_expect_not_null(strstr(text, ", 20 to 50 steps in 1 to 2.5 epochs"), "%s", text);
+}
+
 Test(comparison, one_seed_names_no_winner)
 {
     begin("sgd; adam", "--compare-seeds=1");

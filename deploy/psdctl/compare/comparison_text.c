@@ -172,22 +172,37 @@ void psd_comparison_title(const psd_comparison_t *self, size_t i, char out[PSD_C
 
 /* -- the table --------------------------------------------------------------------------------------------- */
 
-void psd_comparison_describe(const psd_comparison_t *self, char *out, size_t capacity)
+/* How long the runs were, of those that did not diverge; without stop.patience all are equally long. "" while there is none. */
+static void describe_length(const psd_comparison_t *self, char *out, size_t capacity)
 {
-    const psd_options_t *o = self->options;
-    const psd_outcome_t *one = NULL; /* source of steps and epochs: all that did not diverge have the same */
-    char seeds[64], length[64] = "";
+    const psd_outcome_t *least = NULL, *most = NULL;
     for (size_t c = 0; c < self->n; c++)
         for (unsigned s = 0; s < self->n_seeds; s++) {
             const psd_outcome_t *outcome = &self->contender[c].outcome[s];
-            one = !one && outcome->read && !outcome->diverged ? outcome : one;
+            if (!outcome->read || outcome->diverged)
+                continue;
+            least = !least || outcome->steps < least->steps ? outcome : least;
+            most = !most || outcome->steps > most->steps ? outcome : most;
         }
+    *out = '\0';
+    if (!least)
+        return;
+    if (least->steps == most->steps)
+        snprintf(out, capacity, ", %" PRIu64 " steps in %.4g epoch%s", most->steps, most->epochs, most->epochs > 1 ? "s" : "");
+    else
+        snprintf(out, capacity, ", %" PRIu64 " to %" PRIu64 " steps in %.4g to %.4g epochs", least->steps, most->steps,
+                 least->epochs, most->epochs);
+}
+
+void psd_comparison_describe(const psd_comparison_t *self, char *out, size_t capacity)
+{
+    const psd_options_t *o = self->options;
+    char seeds[64], length[96];
+    describe_length(self, length, sizeof length);
     if (self->n_seeds == 1)
         snprintf(seeds, sizeof seeds, "seed %" PRIu64, self->first_seed);
     else
         snprintf(seeds, sizeof seeds, "seeds %" PRIu64 " to %" PRIu64, self->first_seed, self->first_seed + self->n_seeds - 1);
-    if (one)
-        snprintf(length, sizeof length, ", %" PRIu64 " steps in %.4g epoch%s", one->steps, one->epochs, one->epochs > 1 ? "s" : "");
     char chosen[PSD_CELL], held[PSD_CELL + 40] = "";
     if (psd_comparison_chosen_on(self, chosen))
         snprintf(held, sizeof held, ", learning rate chosen on %s", chosen);
