@@ -9,17 +9,17 @@
 #include <unistd.h>
 
 #include "common/net/clusterfile.h"
+#include "tests/support/fake_server.h"
 #include "worker/driver.h"
 
 /* Two sockets that play server 0 on this thread, and a driver on its own thread. */
 static uv_loop_t loop;
-static psd_net_t *net, *worker_net;
-static psd_socket_t *server[2];
-static char at[2][PSD_ENDPOINT_TEXT], dir[] = "/tmp/psd-test-XXXXXX", file[64];
+static psd_net_t *worker_net;
+static fake_server_t server[2];
+static char dir[] = "/tmp/psd-test-XXXXXX", file[64];
 static uint64_t hellos[2];
 static bool refuses;
 static uint64_t welcomes;            /* the job's run that server 0 welcomes workers to; 0: it does not answer */
-static uint64_t worker;              /* the peer that said hello last */
 static uint32_t leaves[2], n_leaves; /* the first codes of LEAVE that differ */
 static atomic_bool was_refused;      /* as the driver reports */
 static atomic_uint n_waiting;        /* lines on waiting, */
@@ -37,73 +37,43 @@ static psd_views_t *views;
 static psd_driver_t *driver;
 static psd_err_t err;
 
-static void send_to_worker(const psd_msg_t *msg, psd_buf_t *body)
-{
-    uint8_t header[PSD_MAX_FRAME_HEADER];
-    psd_buf_t *bytes;
-    const size_t n = psd_wire_write(msg, body, false, header, &bytes);
-    psd_socket_send(server[0], worker, header, n, bytes);
-    psd_buf_unref(&bytes);
-}
-
 static void welcome(uint64_t nonce)
 {
     psd_cluster_t cluster = { .n_servers = *other ? 2 : 1,
                               .settings = {
                                   .text = "x", .mode = "bsp", .optimizer = "sgd", .lease_ms = lease_ms, .part_elements = 4 } };
-    memcpy(cluster.endpoint[0], at[0], sizeof at[0]);
+    memcpy(cluster.endpoint[0], server[0].at, sizeof server[0].at);
     snprintf(cluster.endpoint[1], sizeof cluster.endpoint[1], "%s", other);
-    psd_buf_t *body = psd_body_of_cluster(&cluster);
-    send_to_worker(&(psd_msg_t){ .kind = PSD_MSG_WELCOME,
-                                 .protocol = PSD_PROTOCOL,
-                                 .job = welcomes,
-                                 .seq = nonce,
-                                 .worker = 1,
-                                 .incarnation = welcomes },
-                   body);
-    psd_buf_unref(&body);
+    fake_server_send_cluster(
+        &server[0], &(psd_msg_t){ .kind = PSD_MSG_WELCOME, .job = welcomes, .seq = nonce, .worker = 1, .incarnation = welcomes },
+        &cluster);
 }
 
 /* Tell the worker that the servers have begun another run. */
 static void refuse_run(void)
 {
-    send_to_worker(&(psd_msg_t){ .kind = PSD_MSG_REFUSED, .protocol = PSD_PROTOCOL, .job = welcomes, .code = PSD_REFUSAL_RUN },
-                   NULL);
+    fake_server_send(&server[0], &(psd_msg_t){ .kind = PSD_MSG_REFUSED, .job = welcomes, .code = PSD_REFUSAL_RUN }, NULL);
 }
 
-static void on_hello(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
+static void on_heard(fake_server_t *from, const psd_msg_t *msg, psd_buf_t *body)
 {
-    const size_t s = (size_t)(uintptr_t)arg;
-    psd_buf_t *body;
-    psd_msg_t msg, answer = { .kind = PSD_MSG_REFUSED, .protocol = PSD_PROTOCOL };
-    uint8_t bytes[PSD_MAX_FRAME_HEADER];
-    cr_assert_eq(psd_wire_read(&msg, &body, header, n, payload, &err), PSD_OK, "%s", err.text);
-    psd_buf_unref(&body);
-    hellos[s] += msg.kind == PSD_MSG_HELLO;
-    worker = peer;
-    if (msg.kind == PSD_MSG_LEAVE && n_leaves < 2 && (!n_leaves || leaves[n_leaves - 1] != msg.code)) /* it is repeated */
-        leaves[n_leaves++] = msg.code;
-    if (msg.kind == PSD_MSG_HEARTBEAT && msg.job != welcomes)
+    psd_msg_t answer = { .kind = PSD_MSG_REFUSED, .code = PSD_REFUSAL_JOB, .text = "another job" };
+    (void)body;
+    hellos[from - server] += msg->kind == PSD_MSG_HELLO;
+    if (msg->kind == PSD_MSG_LEAVE && n_leaves < 2 && (!n_leaves || leaves[n_leaves - 1] != msg->code)) /* it is repeated */
+        leaves[n_leaves++] = msg->code;
+    if (msg->kind == PSD_MSG_HEARTBEAT && msg->job != welcomes)
         refuse_run();
-    if (msg.kind == PSD_MSG_HELLO && welcomes)
-        welcome(msg.seq);
-    if (!refuses)
-        return;
-    answer.code = PSD_REFUSAL_JOB;
-    snprintf(answer.text, sizeof answer.text, "another job");
-    psd_socket_send(server[s], peer, bytes, psd_msg_seal(&answer, NULL, 0, bytes), NULL);
-}
-
-static void on_bad(void *arg, uint64_t peer, const char *why)
-{
-    (void)arg, (void)peer;
-    cr_expect_fail("%s", why);
+    if (msg->kind == PSD_MSG_HELLO && welcomes)
+        welcome(msg->seq);
+    if (refuses)
+        fake_server_send(from, &answer, NULL);
 }
 
 static void name_server(size_t s)
 {
     psd_clusterfile_t found = { .job = "mnist", .status = "none", .run = s + 1 };
-    memcpy(found.data, at[s], sizeof found.data);
+    memcpy(found.data, server[s].at, sizeof found.data);
     cr_assert_eq(psd_clusterfile_write(&found, file, &err), PSD_OK, "%s", err.text);
 }
 
@@ -114,12 +84,9 @@ static void setup(void)
     snprintf(file, sizeof file, "%s/cluster.json", dir);
     umask(022);
     uv_loop_init(&loop);
-    cr_assert(net = psd_net_new(&none, NULL));
     cr_assert(worker_net = psd_net_new(&none, NULL));
-    for (uintptr_t s = 0; s < 2; s++) {
-        const psd_socket_handler_t handler = { on_hello, on_bad, NULL, (void *)s };
-        cr_assert_not_null(server[s] = psd_socket_bind(net, &loop, "tcp://127.0.0.1:0", &handler, at[s], NULL));
-    }
+    for (size_t s = 0; s < 2; s++)
+        fake_server_open(&server[s], &loop, on_heard);
     cr_assert_not_null(handover = psd_handover_new());
     cr_assert_not_null(views = psd_views_new());
     cr_assert_eq(psd_handover_open(handover, &err), PSD_OK);
@@ -132,9 +99,10 @@ static void teardown(void)
     psd_handover_destroy(&handover);
     psd_views_destroy(&views);
     for (size_t s = 0; s < 2; s++)
-        psd_socket_close(&server[s], 0);
+        fake_server_close(&server[s]);
     uv_run(&loop, UV_RUN_DEFAULT);
-    psd_net_destroy(&net);
+    for (size_t s = 0; s < 2; s++)
+        fake_server_destroy(&server[s]);
     cr_expect_eq(uv_loop_close(&loop), 0);
     unlink(file);
     rmdir(dir);
@@ -183,11 +151,11 @@ static void await_hello(size_t s)
 Test(driver, says_hello_where_server_0_is)
 {
     psd_handover_state_t state;
-    start(at[0]);
+    start(server[0].at);
     cr_assert_not_null(driver, "%s", err.text);
     await_hello(0);
     psd_handover_look(handover, &state);
-    cr_expect_str_eq(state.join, at[0]);
+    cr_expect_str_eq(state.join, server[0].at);
     cr_expect_eq(state.phase, PSD_PHASE_JOINING);
 }
 
@@ -214,7 +182,7 @@ Test(driver, a_refusal_by_the_wrong_server_is_not_the_end)
     refuses = false;
     await_hello(1);
     psd_handover_look(handover, &state);
-    cr_expect_str_eq(state.join, at[1]);
+    cr_expect_str_eq(state.join, server[1].at);
     cr_expect_eq(state.phase, PSD_PHASE_JOINING, "%s", state.failure.text);
 }
 
@@ -235,7 +203,7 @@ Test(driver, a_refusal_at_a_fixed_address_is_final)
     uv_async_t done;
     uv_async_init(&loop, &done, end_loop);
     refuses = true;
-    start(at[0]);
+    start(server[0].at);
     cr_assert_not_null(driver, "%s", err.text);
     pthread_create(&caller, NULL, await_joined, &done);
     uv_run(&loop, UV_RUN_DEFAULT);
@@ -246,7 +214,7 @@ Test(driver, a_request_that_comes_too_soon_is_refused)
 {
     static float array[1], *data = array;
     psd_err_t why;
-    start(at[0]);
+    start(server[0].at);
     cr_assert_not_null(driver, "%s", err.text);
     psd_handover_post(handover, &(psd_request_t){ .kind = PSD_REQUEST_PULL_SLOW, .data = &data });
     psd_driver_take_up(driver);
@@ -276,7 +244,7 @@ static void leave(bool finished, uint64_t rejoins)
 Test(driver, work_that_was_finished_before_the_servers_went_back_is_not_left_as_finished)
 {
     welcomes = 9;
-    start(at[0]);
+    start(server[0].at);
     cr_assert_not_null(driver, "%s", err.text);
     await_joined_again(0);
     welcomes = 11;
@@ -295,7 +263,7 @@ Test(driver, work_that_was_finished_before_the_servers_went_back_is_not_left_as_
 Test(driver, a_program_is_told_that_it_waits_once_in_four_seconds)
 {
     const uint64_t begun = uv_hrtime();
-    start(at[0]);
+    start(server[0].at);
     cr_assert_not_null(driver, "%s", err.text);
     while (n_waiting < 2) {
         uv_run(&loop, UV_RUN_NOWAIT);
@@ -311,7 +279,7 @@ Test(driver, a_lost_server_is_warned_of_four_seconds_after_the_worker_has_joined
 {
     uint64_t joined;
     lease_ms = 600;
-    start(at[0]);
+    start(server[0].at);
     cr_assert_not_null(driver, "%s", err.text);
     for (const uint64_t end = uv_hrtime() + UINT64_C(3000000000); uv_hrtime() < end;)
         uv_run(&loop, UV_RUN_NOWAIT);
@@ -323,7 +291,7 @@ Test(driver, a_lost_server_is_warned_of_four_seconds_after_the_worker_has_joined
     cr_expect_geq(uv_hrtime() - joined, UINT64_C(3900000000), "the wait before was another one");
     cr_expect_eq(waiting_level, PSD_LEVEL_WARN);
     char words[256];
-    snprintf(words, sizeof words, "for=\"server 0 at %s, silent for ", at[0]);
+    snprintf(words, sizeof words, "for=\"server 0 at %s, silent for ", server[0].at);
     cr_expect_eq(strncmp(waiting, words, strlen(words)), 0, "%s", waiting);
     cr_expect_eq(strncmp(look().waiting, "waiting for server 0 at ", 24), 0, "%s", look().waiting);
 }
@@ -351,7 +319,7 @@ static void expect_line(const char *id, int level, const char *words)
 static void start_and_await(const char *id)
 {
     awaited = id;
-    start(at[0]);
+    start(server[0].at);
     cr_assert_not_null(driver, "%s", err.text);
 }
 
@@ -359,7 +327,7 @@ Test(driver, a_message_that_cannot_be_read_is_told_with_its_server)
 {
     start_and_await("server.malformed");
     await_hello(0);
-    psd_socket_send(server[0], worker, "nonsense", 8, NULL);
+    psd_socket_send(server[0].socket, server[0].peer, "nonsense", 8, NULL);
     expect_line("server.malformed", PSD_LEVEL_WARN, "server=0 reason=\"");
 }
 
@@ -379,9 +347,8 @@ Test(driver, memory_of_another_machine_is_not_used)
     start_and_await("memory.unavailable");
     await_joined_again(0);
     psd_buf_t *body = psd_body_of_offer(&offer);
-    send_to_worker(
-        &(psd_msg_t){ .kind = PSD_MSG_OFFER, .protocol = PSD_PROTOCOL, .job = welcomes, .worker = 1, .incarnation = welcomes },
-        body);
+    fake_server_send(&server[0], &(psd_msg_t){ .kind = PSD_MSG_OFFER, .job = welcomes, .worker = 1, .incarnation = welcomes },
+                     body);
     psd_buf_unref(&body);
     expect_line("memory.unavailable", PSD_LEVEL_DEBUG, "server=0 reason=\"");
     cr_expect_eq(look().phase, PSD_PHASE_JOINED);
@@ -391,14 +358,13 @@ Test(driver, a_worker_that_is_given_up_between_two_exchanges_is_told_by_the_desc
 {
     struct pollfd fd = { .fd = psd_handover_fd(handover), .events = POLLIN };
     welcomes = 9;
-    start(at[0]);
+    start(server[0].at);
     cr_assert_not_null(driver, "%s", err.text);
     await_joined_again(0);
     cr_expect_eq(poll(&fd, 1, 0), 0);
-    send_to_worker(
-        &(psd_msg_t){
-            .kind = PSD_MSG_FENCED, .protocol = PSD_PROTOCOL, .job = welcomes, .worker = 1, .incarnation = welcomes, .text = "x" },
-        NULL);
+    fake_server_send(&server[0],
+                     &(psd_msg_t){ .kind = PSD_MSG_FENCED, .job = welcomes, .worker = 1, .incarnation = welcomes, .text = "x" },
+                     NULL);
     while (look().phase != PSD_PHASE_FAILED)
         uv_run(&loop, UV_RUN_NOWAIT);
     cr_expect_eq(poll(&fd, 1, 60000), 1);
