@@ -8,7 +8,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "server/status/page.h"
 #include "server/status/report_state.h"
+#include "tests/support/kept.h"
 #include "tests/support/said.h"
 
 /* One server with its coordinator and three workers; the test sends their messages, and passes each event to the report, as the
@@ -52,7 +54,7 @@ static void carry_out(void)
         if (a.act == PSD_ACT_SEND && a.msg.kind == PSD_MSG_WELCOME)
             incarnation[a.msg.worker] = a.msg.incarnation;
         if (a.act == PSD_ACT_SEND)
-            psd_report_sent(report, &a.msg, a.payload ? a.payload->n_bytes : 0, true, ns());
+            psd_report_sent(report, &a.msg, a.msg.kind == PSD_MSG_WEIGHTS && a.payload ? a.payload->n_bytes : 1, true, ns());
         if (a.act != PSD_ACT_WORK)
             continue;
         psd_work_run(a.work);
@@ -85,7 +87,7 @@ static void pass(uint64_t ms)
 
 static void start(const char *flags)
 {
-    char copy[256], *argv[16] = { "psd", "--job=mnist" };
+    char copy[512], *argv[16] = { "psd", "--job=mnist" };
     int argc = 2;
     snprintf(copy, sizeof copy, "%s", flags);
     for (char *rest = copy, *word; (word = strtok_r(rest, " ", &rest));)
@@ -1450,4 +1452,326 @@ Test(report, a_frozen_tensor_is_shown_as_such_without_figures, .init = setup_fro
     cr_expect(has_metric("psd_tensor_gradient_norm{tensor=\"v\"}"));
     cr_expect(!has_metric("psd_tensor_gradient_norm{tensor=\"w\"}"));
     cr_expect_eq(n_alerts(), 0);
+}
+
+/* ---- whole documents, as files of tests/golden/report hold them ---- */
+
+static FILE *keep; /* the text so far */
+static char *kept;
+static size_t n_kept;
+static char *lines_before; /* of /metrics, at the moment before */
+
+/* Whether a text of whole lines has one that begins like this. */
+static bool has_line(const char *lines, const char *begin, size_t n)
+{
+    for (const char *line = lines; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
+        if (!strncmp(line, begin, n))
+            return true;
+    return false;
+}
+
+/* Times of this machine, and what differs from one process to the next, become words. */
+static char *readable_metrics(void)
+{
+    static const char *const of_the_process[] = { "process_", "psd_up_since_timestamp_seconds",
+                                                  "psd_worker_last_push_timestamp_seconds",
+                                                  "psd_checkpoint_last_success_timestamp_seconds" };
+    char *text = NULL;
+    size_t n;
+    FILE *lines = open_memstream(&text, &n);
+    for (char *line = strtok(measured, "\n"); line; line = strtok(NULL, "\n")) {
+        char *value = strrchr(line, ' '), *version = strstr(line, PSD_VERSION);
+        bool is_own = false;
+        for (size_t i = 0; i < sizeof of_the_process / sizeof *of_the_process; i++)
+            is_own |= !strncmp(line, of_the_process[i], strlen(of_the_process[i]));
+        if (*line == '#')
+            continue;
+        if (version)
+            fprintf(lines, "%.*sVERSION%s\n", (int)(version - line), line, version + strlen(PSD_VERSION));
+        else if (is_own)
+            fprintf(lines, "%.*s of this machine\n", (int)(value - line), line);
+        else
+            fprintf(lines, "%.*s %.6g\n", (int)(value - line), line, strtod(value, NULL));
+    }
+    fclose(lines);
+    return text;
+}
+
+/* The lines that were not there the moment before, and the series that have gone. */
+static void keep_metrics(void)
+{
+    char *text = readable_metrics();
+    for (const char *line = text; *line; line += strcspn(line, "\n") + 1)
+        if (!lines_before || !has_line(lines_before, line, strcspn(line, "\n") + 1))
+            fprintf(keep, "%.*s\n", (int)strcspn(line, "\n"), line);
+    for (const char *line = lines_before; line && *line; line += strcspn(line, "\n") + 1)
+        if (!has_line(text, line, strcspn(line, " ")))
+            fprintf(keep, "%.*s has gone\n", (int)strcspn(line, " "), line);
+    free(lines_before);
+    lines_before = text;
+}
+
+/* With lists of numbers on one line. */
+static void keep_json(const char *text)
+{
+    for (size_t n_list = 0; *text; text++) {
+        if (*text == '[' && strcspn(text, "]") < strcspn(text + 1, "{[\"") + 1)
+            n_list = strcspn(text, "]");
+        const bool is_cut = n_list && (*text == '\n' || *text == ' ');
+        n_list -= n_list > 0;
+        if (!is_cut)
+            fputc(*text, keep);
+    }
+    fputc('\n', keep);
+}
+
+static void keep_page(const char *json)
+{
+    static const char *const begin[] = { "<h1", "<h2", "<tr", "<div", "<section", "<li", "<svg", "<p>", "<span", "<footer" };
+    static psd_history_t history;
+    memset(&history, 0, sizeof history);
+    for (unsigned i = 0; i < 4; i++)
+        psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1000 + i * i, .loss = 3 - i * 0.75 });
+    char *html = psd_page_render(json, &history);
+    fputs("== the page", keep);
+    for (const char *at = strstr(html, "<body"); *at; at++) {
+        for (size_t i = 0; i < sizeof begin / sizeof *begin; i++)
+            if (!strncmp(at, begin[i], strlen(begin[i])))
+                fputc('\n', keep);
+        fputc(*at, keep);
+    }
+    fputc('\n', keep);
+    free(html);
+}
+
+/* Put everything that the server says of itself at this moment to the text. */
+static void keep_all(const char *title)
+{
+    look();
+    json_object_set_new(page, "now", json_integer(0));
+    json_object_set_new(page, "version", json_string("VERSION"));
+    char *text = json_dumps(page, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
+    fprintf(keep, "==== %s\n== /status\n", title);
+    keep_json(text);
+    fprintf(keep, "== /metrics%s\n", lines_before ? ", what is new" : "");
+    keep_metrics();
+    psd_report_publish(report, node, now, status);
+    fprintf(keep, "== /readyz %d\n", get("/readyz?verbose"));
+    fputs(strstr(reply, "\r\n\r\n") + 4, keep);
+    get("/history");
+    json_t *told = json_loads(strstr(reply, "\r\n\r\n"), 0, NULL), *columns = json_object_get(told, "columns");
+    const json_t *rows = json_object_get(told, "rows"), *last = json_array_get(rows, json_array_size(rows) - 1);
+    fputs("== /history, the newest\n", keep);
+    for (size_t i = 1; i < json_array_size(columns); i++) {
+        char *value = json_dumps(json_array_get(last, i), JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+        fprintf(keep, "%s %s%s", json_string_value(json_array_get(columns, i)), value,
+                i + 1 < json_array_size(columns) ? ", " : "\n");
+        free(value);
+    }
+    if (json_array_size(json_object_get(page, "alerts")))
+        keep_page(text);
+    json_decref(told);
+    free(text);
+}
+
+static void begin_to_keep(void) { cr_assert_not_null(keep = open_memstream(&kept, &n_kept)); }
+
+static void expect_all_kept(const char *name)
+{
+    fclose(keep);
+    expect_kept(name, kept);
+    free(kept);
+    free(lines_before);
+}
+
+static void beat(uint32_t worker, uint64_t clock)
+{
+    psd_msg_t msg = message(PSD_MSG_HEARTBEAT, worker);
+    msg.clock = clock;
+    say(worker, &msg, NULL, 0);
+}
+
+static void tell_number(uint32_t worker, const char *name, double value)
+{
+    psd_msg_t msg = message(PSD_MSG_REPORT, worker);
+    snprintf(msg.text, sizeof msg.text, "%s", name);
+    msg.value = value;
+    say(worker, &msg, NULL, 0);
+}
+
+static void ask_admin(const char *line, double value)
+{
+    psd_msg_t msg = { .kind = PSD_MSG_ADMIN, .protocol = PSD_PROTOCOL, .seq = now, .value = value };
+    snprintf(msg.text, sizeof msg.text, "%s", line);
+    psd_buf_t *body = said_with(&msg, NULL, 0);
+    psd_node_message(node, now, peer_of(9), &msg, body, &out);
+    psd_buf_unref(&body);
+    carry_out();
+}
+
+/* What the shell counts: each number another. */
+static void count_what_the_shell_does(void)
+{
+    const psd_msg_t beat = { .kind = PSD_MSG_HEARTBEAT };
+    psd_report_memory_links(report, 2);
+    psd_report_connections_refused(report, 5);
+    psd_report_stored(report, 123456);
+    psd_report_received(report, 70000);
+    psd_report_sent(report, &beat, 4000, true, ns());
+    for (unsigned i = 0; i < 7; i++)
+        psd_report_sent(report, &beat, 90, false, ns());
+    for (unsigned reason = 1; reason < PSD_N_REFUSALS; reason++)
+        for (unsigned i = 0; i < 10 + reason; i++)
+            psd_engine_count_refusal(psd_node_engine(node), reason);
+}
+
+static void setup_whole(void)
+{
+    static const uint8_t both = 3;
+    rule = "lookahead(sgd(lr=0.125), k=4, alpha=0.25)";
+    groups = "w(lr_mult=2, clip=0)";
+    look_every = 2;
+    coordinator = (psd_coordinator_config_t){ .job = "mnist",
+                                              .workers_min = 2,
+                                              .workers_want = N,
+                                              .lease_ms = 2000,
+                                              .lr = 0.125,
+                                              .checkpoints = true,
+                                              .quarantine_after = 2,
+                                              .drops_lost = true };
+    join_all("--workers-want=3 --workers-min=2 --workers-lost=drop --optimizer=lookahead(sgd(lr=0.125),k=4,alpha=0.25) "
+             "--groups=w(lr_mult=2,clip=0) --health-every=2 --checkpoint-dir=/somewhere --schedule=cosine(steps=100)");
+    psd_msg_t pull = message(PSD_MSG_PULL, 1);
+    pull.parts = PARTS;
+    say(1, &pull, &both, 1);
+    make_first_checkpoint();
+}
+
+Test(report, all_that_a_server_says_of_a_job_in_rounds_is_as_kept, .init = setup_whole, .fini = teardown)
+{
+    begin_to_keep();
+    keep_all("before the first push");
+    tell_number(0, "val/loss", 0.5);
+    tell_number(0, "val/accuracy", 0.875);
+    tell_number(0, "progress/rows", 1280);
+    tell_number(0, "progress/left_seconds", 4321);
+    static const double loss[] = { 2.5, 1.75, 1.25, 3 };
+    for (unsigned round = 0; round < 11; round++)
+        for (uint32_t w = 0; w < N; w++) {
+            now += 11 + w;
+            push_all(w, (push_t){ .samples = 8 * (w + 1),
+                                  .loss = loss[round % 4] + w * 0.125,
+                                  .gradient = round == 9 && w == 1 ? NAN : 0.25f * (float)(w + 1) / (float)(1 + round),
+                                  .version = round,
+                                  .compute_s = 0.004 * (w + 1) });
+        }
+    count_what_the_shell_does();
+    pass(350);
+    beat(1, 11);
+    const push_t open = { .samples = 24, .loss = 0.625, .gradient = 0.5f, .version = 10, .compute_s = 0.2 };
+    push_all(2, open);
+    push_part(0, 0, &open);
+    pass(120);
+    keep_all("in the twelfth round, after one that was skipped; one push is whole, one half");
+    push_part(0, 1, &open);
+    push_all(1, open);
+    play((const times_t[]){ { 1, 20, 2 }, { 2, 130, 3 }, { 3, 21, 4 } }, 300);
+    ask_admin("mnist set optimizer.lr", 0.0625);
+    keep_all("a slow worker, and gradients that are 0");
+    psd_node_request_save(node);
+    tick(100);
+    carry_out();
+    for (unsigned round = 0; round < 3; round++)
+        for (uint32_t w = 0; w < N; w++)
+            push_all(w, (push_t){ .samples = 1, .gradient = w == 2 && round ? NAN : 0.25f, .version = 300 + round });
+    psd_node_saved(node, now, "No space left on device", &out);
+    pass(700);
+    beat(0, 314);
+    pass(900);
+    beat(0, 314);
+    pass(1400);
+    keep_all("a worker in quarantine, one lost, and no room for checkpoints");
+    ask_admin("mnist pause", 0);
+    life[1]++;
+    join(1);
+    pass(300);
+    keep_all("paused, with a worker that came back");
+    expect_all_kept("report/rounds.txt");
+}
+
+static void setup_whole_asp(void)
+{
+    look_every = 1;
+    coordinator = (psd_coordinator_config_t){ .job = "mnist", .workers_min = N, .workers_want = N, .lease_ms = 60000, .lr = 0.125 };
+    join_all("--workers-min=3 --sync-mode=asp --sync-max-staleness=40 --health-every=1");
+}
+
+Test(report, all_that_a_server_says_of_a_job_without_rounds_is_as_kept, .init = setup_whole_asp, .fini = teardown)
+{
+    static const uint64_t missed[] = { 0, 1, 2, 3, 6, 6, 17, 33 };
+    begin_to_keep();
+    for (uint32_t i = 0; i < 240; i++) {
+        now += 20;
+        for (uint32_t w = 0; w < N; w++) {
+            const uint64_t version = psd_engine_version(psd_node_engine(node)), stale = missed[(i + 2 * w) % 8];
+            if (w != 1 || i % 5 == 4)
+                push_all(w, (push_t){ .samples = 2 + 3 * w,
+                                      .loss = 1.5 / (1 + i) + 0.25 * w,
+                                      .gradient = i % 7 == 3 ? 0 : 0.125f / (float)(1 + i),
+                                      .version = version > stale ? version - stale : 0,
+                                      .compute_s = w == 1 ? 0.1 : 0.02 });
+        }
+    }
+    tell_number(2, "val/auc", 0.75);
+    pass(500);
+    keep_all("each push is a step");
+    ask_admin("mnist pause", 0);
+    push_all(2, (push_t){ .samples = 9, .loss = 0.375, .version = 400 });
+    psd_msg_t leave = message(PSD_MSG_LEAVE, 1);
+    say(1, &leave, NULL, 0);
+    pass(1200);
+    keep_all("paused, with a push that is held, and a worker that has left");
+    expect_all_kept("report/steps.txt");
+}
+
+static void setup_whole_servers(void)
+{
+    coordinator = (psd_coordinator_config_t){ .job = "mnist", .workers_min = 2, .workers_want = 4, .lease_ms = 2000, .lr = 0.125 };
+    make_node("--servers=4 --workers-want=4 --workers-min=2 --sync-accumulate=3");
+}
+
+Test(report, all_that_server_0_says_of_a_job_that_waits_is_as_kept, .init = setup_whole_servers, .fini = teardown)
+{
+    begin_to_keep();
+    server_joins(2, 2);
+    pass(250);
+    server_joins(1, 1);
+    psd_msg_t hello = message(PSD_MSG_HELLO, 1);
+    snprintf(hello.text, sizeof hello.text, "mnist host1");
+    say(1, &hello, NULL, 0);
+    pass(500);
+    keep_all("a server and most workers have not come");
+    pass(1800);
+    keep_all("two servers are lost");
+    server_joins(2, 3);
+    pass(100);
+    psd_report_end(report, PSD_EIO);
+    keep_all("one is back, and this server fails");
+    expect_all_kept("report/waiting.txt");
+}
+
+Test(report, all_that_another_server_says_is_as_kept, .fini = teardown)
+{
+    start("--servers=2 --server-index=1");
+    cr_assert_not_null(node = psd_node_new(&engine, NULL, &err));
+    psd_report_publish(report, node, now, status);
+    psd_node_tick(node, now, &out);
+    begin_to_keep();
+    welcome((PSD_JOB_DEGRADED + 1) * PSD_WELCOME_STATE, "worker 0 (a), silent for 9 s; server 2 of 3, which has not joined yet");
+    count_what_the_shell_does();
+    pass(700);
+    keep_all("server 0 says for what the job waits");
+    pass(2345);
+    keep_all("server 0 is silent");
+    expect_all_kept("report/other.txt");
 }
