@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "server/core/health.h"
+#include "tests/support/kept.h"
 
 TestSuite(health, .timeout = 600);
 
@@ -370,4 +371,82 @@ Test(health, the_strip_holds_the_whole_run_and_the_strongest_look_of_each_column
     cr_expect_eq(health.tensor[1].strip[0], '7', "0.002 is of the letter from 0.001 on: %c", health.tensor[1].strip[0]);
     cr_expect_eq(health.tensor[1].strip[1], 'a', "0.06: %c", health.tensor[1].strip[1]);
     cr_expect_eq(strlen(PSD_HEALTH_LETTERS), 17);
+}
+
+/* ---- all of it, as tests/golden/health.txt has it ---- */
+
+static void print_tensor(FILE *out, uint32_t t)
+{
+    const psd_health_tensor_t *x = &health.tensor[t];
+    char text[PSD_HEALTH_TEXT];
+    fprintf(out, "  tensor %u: %s since %lu, before %s; gradient %.5g, weight %.5g, update %.5g, zeros %.5g, reached %.5g\n", t,
+            psd_health_state_name(x->state), (unsigned long)x->since, psd_health_state_name(x->told), x->gradient_norm,
+            x->weight_norm, x->update_ratio, x->zero_share, x->reached_share);
+    fprintf(out, "    rate %.5g of %.5g, grown %.5g, in a row %u %u %u, strip %.*s\n", x->rate, x->most_rate, x->growth, x->n_zeros,
+            x->n_tiny, x->n_thrown, (int)health.n_columns, x->strip);
+    psd_health_describe(&health, t, text);
+    if (*text || x->state != x->told)
+        fprintf(out, "    %s, ill %d: %s\n", psd_health_event(x->state), psd_health_is_ill(x->state), text);
+}
+
+static void print_health(FILE *out)
+{
+    double figures[PSD_HEALTH_TOLD * PSD_HEALTH_FIGURES];
+    fprintf(out, "look %lu of step %lu: root mean squares %.5g and %.5g;", (unsigned long)health.looks, (unsigned long)health.step,
+            health.model_rms, health.gradient_rms);
+    for (unsigned s = 0; s < PSD_N_HEALTH_STATES; s++)
+        fprintf(out, " %s %u", psd_health_state_name(s), health.in_state[s]);
+    fprintf(out, "; column %u from step %lu, %u looks of %u\n  figures", health.n_columns,
+            (unsigned long)health.column[health.n_columns - 1], health.in_last, health.stride);
+    for (uint32_t i = 0; i < psd_health_figures(&health, figures) * PSD_HEALTH_FIGURES; i++)
+        fprintf(out, " %.5g", figures[i]);
+    fputc('\n', out);
+    for (uint32_t t = 0; t < TENSORS; t++)
+        print_tensor(out, t);
+}
+
+Test(health, each_state_and_its_sentence_is_as_kept, .fini = end)
+{
+    static const struct {
+        const char *what;
+        unsigned looks;
+        element_t is; /* no weight: there is no gradient */
+    } story[] = {
+        { "well", 2, { .gradient = 0.1, .zero = 0.125, .weight = 0.05, .update = 1e-4, .rate = 0.1 } },
+        { "gradients of 0", 5, { .zero = 1, .weight = 0.051, .rate = 0.2 } },
+        { "no gradients", 2, { .weight = 0 } },
+        { "lost in rounding", 5, { .gradient = 0.2, .weight = 0.052, .update = 5.1e-10, .rate = 0.15 } },
+        { "noise", 2, { .gradient = 2e-6, .weight = 0.053, .update = 5.2e-10, .rate = 0.14 } },
+        { "a rate that has faded", 2, { .gradient = 0.3, .weight = 0.054, .update = 5.2e-10, .rate = 1.9e-4 } },
+        { "large steps", 6, { .gradient = 0.4, .weight = 0.055, .update = 0.0165, .rate = 0.3 } },
+        { "weights that have grown", 2, { .gradient = 0.5, .weight = 5.5, .update = 0.011, .rate = 0.3 } },
+        { "a little smaller", 1, { .gradient = 0.5, .weight = 2.75, .update = 0.011, .rate = 0.3 } },
+        { "gradients too large", 2, { .gradient = 2, .reached = 0.0625, .weight = 0.06, .update = 0.001, .rate = 0.3 } },
+        { "not finite", 1, { .gradient = 2, .weight = INFINITY, .update = 0.001, .rate = 0.3 } },
+        { "a step that is not", 1, { .gradient = 2, .weight = 0.06, .update = INFINITY, .rate = 0.3 } },
+        { "well again", 40, { .gradient = 0.1, .weight = 0.07, .update = 3e-5, .rate = 0.1 } },
+    };
+    char *text;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+    cr_assert_eq(psd_groups_parse(&groups, "sgd(lr=0.1)", "last(freeze=1)", NULL), PSD_OK);
+    psd_health_init(&health, &groups, &(psd_clip_t){ 0 });
+    cr_assert_eq(psd_health_begin(&health, tensors, (const uint8_t[TENSORS]){ 1, 1, 0 }, TENSORS, 2), PSD_OK);
+    step = 0;
+    for (size_t i = 0; i < sizeof story / sizeof *story; i++) {
+        fprintf(out, "==== %s\n", story[i].what);
+        for (unsigned k = 0; k < story[i].looks; k++) {
+            element_t first = well;
+            first.gradient += 0.01 * k, first.zero = 0.25, first.reached = 0, first.update *= 1 + (double)k, first.rate = 0.125;
+            const element_t *const all[] = { &first, story[i].is.weight > 0 ? &story[i].is : NULL, NULL };
+            step += step < 8 ? 1 : 50;
+            cr_expect_not(tell(1, step, all));
+            cr_expect(tell(0, step, all));
+            if (k == 0 || k + 1 == story[i].looks)
+                print_health(out);
+        }
+    }
+    fclose(out);
+    expect_kept("health.txt", text);
+    free(text);
 }

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "server/core/pace.h"
+#include "tests/support/kept.h"
 
 /* Tests write times in milliseconds. */
 #define MS(x) ((uint64_t)(x)*1000000)
@@ -225,4 +226,88 @@ Test(pace, the_push_of_a_worker_that_was_replaced_counts_in_no_later_round)
     psd_pace_part(pace, 1, 0.01, MS(now + 206));
     psd_pace_complete(pace, 1, 10, 0.01, MS(now + 208));
     cr_expect_float_eq(psd_pace_close(pace, MS(now + 208)).barrier_s, 0.103, 1e-9);
+}
+
+/* ---- all of it, as tests/golden/pace.txt has it ---- */
+
+/* What is done at `ms`: a worker gets its weights, sends a part, sends its last part, ends and comes again; a round is closed. */
+typedef struct deed {
+    uint64_t ms;
+    char what;
+    uint32_t worker;
+    uint64_t compute_ms;
+} deed_t;
+
+static void print_facts(FILE *out, uint64_t ms)
+{
+    static const char *const phases[] = { "computing", "sending", "waiting", "serving" };
+    for (uint32_t w = 0; w < 3; w++) {
+        psd_pace_facts_t f;
+        if (!psd_pace_facts(pace, w, MS(ms), &f)) {
+            fprintf(out, "  worker %u is not known\n", w);
+            continue;
+        }
+        fprintf(out, "  worker %u %-9s %.5f %.5f %.5f %.5f; per push %.5g, %.5g, %.5g s; %.5g samples/s, awaited %.5f, %.5g s\n", w,
+                phases[f.phase], f.share[0], f.share[1], f.share[2], f.share[3], f.compute_s, f.send_s, f.serve_s, f.samples_per_s,
+                f.awaited, f.awaiting_s);
+    }
+}
+
+static void print_story(FILE *out, bool has_rounds, const deed_t *deeds, size_t n)
+{
+    psd_pace_destroy(&pace);
+    cr_assert_not_null(pace = psd_pace_new(has_rounds));
+    fprintf(out, "==== %s\n", has_rounds ? "in rounds" : "without rounds");
+    for (size_t i = 0; i < n; i++) {
+        const deed_t *d = &deeds[i];
+        psd_pace_round_t round;
+        fprintf(out, "at %lu ms ", (unsigned long)d->ms);
+        switch (d->what) {
+        case 'a':
+            fprintf(out, "worker %u is answered after %.5g s\n", d->worker, psd_pace_answer(pace, d->worker, MS(d->ms)));
+            break;
+        case 'p':
+            fprintf(out, "a part of worker %u, which computed for %lu ms\n", d->worker, (unsigned long)d->compute_ms);
+            psd_pace_part(pace, d->worker, (double)d->compute_ms * 1e-3, MS(d->ms));
+            break;
+        case 'c':
+            fprintf(out, "the last part of worker %u, which computed for %lu ms\n", d->worker, (unsigned long)d->compute_ms);
+            psd_pace_complete(pace, d->worker, 5 + d->worker, (double)d->compute_ms * 1e-3, MS(d->ms));
+            break;
+        case 'f':
+            fprintf(out, "another life of worker %u\n", d->worker);
+            psd_pace_forget(pace, d->worker, MS(d->ms));
+            break;
+        default:
+            round = psd_pace_close(pace, MS(d->ms));
+            fprintf(out, "a round is closed, %.5g s after the last, %.5g s from first to last\n", round.duration_s,
+                    round.barrier_s);
+        }
+        print_facts(out, d->ms + 3);
+    }
+}
+
+Test(pace, where_the_time_of_three_workers_goes_is_as_kept)
+{
+    static const deed_t rounds[] = {
+        { 1000, 'a', 0, 0 },  { 1001, 'a', 1, 0 },   { 1040, 'p', 0, 30 },    { 1044, 'c', 0, 30 },     { 1060, 'a', 2, 0 },
+        { 1100, 'c', 1, 70 }, { 1200, 'p', 2, 500 }, { 1207, 'p', 2, 500 },   { 1215, 'c', 2, 500 },    { 1220, 'r', 0, 0 },
+        { 1221, 'a', 0, 0 },  { 1222, 'a', 1, 0 },   { 1230, 'a', 2, 0 },     { 1231, 'a', 2, 0 },      { 1300, 'p', 0, 20 },
+        { 1299, 'c', 0, 20 }, { 1310, 'p', 1, 60 },  { 1350, 'f', 1, 0 },     { 1360, 'a', 1, 0 },      { 1500, 'c', 2, 200 },
+        { 1800, 'c', 1, 0 },  { 1810, 'r', 0, 0 },   { 1812, 'a', 0, 0 },     { 1813, 'a', 2, 0 },      { 1840, 'a', 1, 0 },
+        { 1900, 'c', 1, 40 }, { 1930, 'r', 0, 0 },   { 13000, 'c', 0, 9000 }, { 14000, 'c', 2, 11000 }, { 14100, 'c', 1, 7000 },
+        { 14100, 'r', 0, 0 },
+    };
+    static const deed_t steps[] = {
+        { 500, 'a', 0, 0 },  { 500, 'a', 1, 0 },  { 530, 'c', 0, 25 }, { 531, 'r', 0, 0 }, { 532, 'a', 0, 0 }, { 560, 'p', 1, 50 },
+        { 570, 'c', 0, 30 }, { 580, 'c', 1, 50 }, { 581, 'r', 0, 0 },  { 584, 'a', 1, 0 }, { 590, 'a', 0, 0 }, { 700, 'c', 0, 80 },
+    };
+    char *text;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+    print_story(out, true, rounds, sizeof rounds / sizeof *rounds);
+    print_story(out, false, steps, sizeof steps / sizeof *steps);
+    fclose(out);
+    expect_kept("pace.txt", text);
+    free(text);
 }

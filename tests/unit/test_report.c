@@ -1696,6 +1696,14 @@ Test(report, all_that_a_server_says_of_a_job_in_rounds_is_as_kept, .init = setup
     join(1);
     pass(300);
     keep_all("paused, with a worker that came back");
+    ask_admin("mnist resume", 0);
+    pass(1000);
+    beat(1, 314);
+    life[2]++;
+    join(2);
+    pass(1000);
+    beat(1, 315);
+    keep_all("the others go on without worker 0");
     expect_all_kept("report/rounds.txt");
 }
 
