@@ -340,6 +340,21 @@ Test(health, a_look_that_a_lost_message_leaves_incomplete_is_dropped_when_a_late
     cr_expect_not(tell(0, 3, all), "so server 1 has not sent its part");
 }
 
+Test(health, looks_that_are_open_at_once_do_not_mix, .fini = end)
+{
+    begin_with("", 0, 2);
+    for (uint32_t shard = 0; shard < 2; shard++)
+        for (uint64_t t = 1; t <= PSD_HEALTH_OPEN; t++) {
+            element_t x = well;
+            x.weight *= 1 + (double)t;
+            const bool whole = tell(shard, t, (const element_t *const[]){ &x, &x, &x });
+            cr_expect_eq(whole, shard == 1);
+            for (uint32_t i = 0; whole && i < TENSORS; i++)
+                cr_expect_float_eq(health.tensor[i].weight_norm, x.weight * sqrt((double)tensors[i].n), 1e-9, "look %u",
+                                   (unsigned)t);
+        }
+}
+
 Test(health, shards_may_be_some_looks_apart_and_a_shard_far_ahead_leaves_the_oldest_incomplete, .fini = end)
 {
     const element_t *const all[] = { &well, &well, &well };

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "server/status/status.h"
+#include "tests/support/kept.h"
 
 static psd_status_t *status;
 static psd_err_t err;
@@ -461,4 +462,73 @@ Test(status, a_wrong_token_is_refused, .init = setup_token, .fini = teardown_tok
     cr_expect_not_null(strstr(err.text, "chmod 600"), "%s", err.text);
     cr_expect_null(psd_status_new("127.0.0.1:0", "/tmp/psd-no-such-file", &err));
     cr_expect_eq(err.code, PSD_ENOINPUT);
+}
+
+/* ---- all answers, as tests/golden/endpoint.txt has them ---- */
+
+/* Put a request and its whole answer, without the date, to `out`; of scripts and pages only the head. */
+static void keep_answer(FILE *out, const char *method, const char *path, const char *header)
+{
+    char text[512];
+    snprintf(text, sizeof text, "%s %s HTTP/1.1\r\n%s\r\nConnection: close\r\n\r\n", method, path, header);
+    ask(text);
+    fprintf(out, "==== %s %s, %s\n", method, path, header);
+    char *body = strstr(reply, "\r\n\r\n");
+    cr_assert_not_null(body, "%s", reply);
+    *body = '\0';
+    for (char *line = strtok(reply, "\r\n"); line; line = strtok(NULL, "\r\n"))
+        if (strncmp(line, "Date: ", 6) && strncmp(line, "Content-Length: ", 16))
+            fprintf(out, "%s\n", line);
+    fputc('\n', out);
+    if (strncmp(path, "/dashboard", 10) && strcmp(path, "/"))
+        fputs(body + 4, out);
+    if (strcmp(method, "HEAD"))
+        fputc('\n', out);
+}
+
+static const char *const every_path[] = { "/",       "/status",  "/metrics",      "/livez",         "/healthz",
+                                          "/readyz", "/history", "/dashboard.js", "/dashboard.css", "/nothing" };
+
+Test(status, each_answer_is_as_kept, .fini = teardown)
+{
+    char *text;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+    psd_status_t *first = status;
+    cr_assert_not_null(status = psd_status_new("127.0.0.1:0", "", &err), "%s", err.text);
+    for (size_t i = 0; i < sizeof every_path / sizeof *every_path; i++)
+        keep_answer(out, "GET", every_path[i], "Host: before.the.first:1");
+    for (size_t i = 0; i < sizeof every_path / sizeof *every_path; i++)
+        keep_answer(out, "GET", every_path[i], "Host: localhost");
+    publish(now_ms() + 60000, false);
+    keep_answer(out, "GET", "/readyz", "Host: LocalHost:1");
+    publish(now_ms() + 60000, true); /* however long the answers take */
+    for (size_t i = 0; i < sizeof every_path / sizeof *every_path; i++)
+        keep_answer(out, i % 2 ? "GET" : "HEAD", every_path[i], "Host: 127.0.0.1");
+    keep_answer(out, "GET", "/readyz?verbose", "Host: [::1]:9");
+    keep_answer(out, "GET", "/readyz?verbos=1", "Host: 10.0.0.1:9");
+    keep_answer(out, "PUT", "/status", "Host: localhost");
+    publish(now_ms() - 5500, true);
+    keep_answer(out, "GET", "/livez", "Host: localhost");
+    keep_answer(out, "GET", "/readyz", "Host: localhost");
+    for (size_t row = 0; psd_status_path(row); row++)
+        fprintf(out, "%s was asked %u times\n", psd_status_path(row), (unsigned)psd_status_requests(status, row));
+    psd_status_destroy(&status);
+    status = first;
+    fclose(out);
+    expect_kept("endpoint.txt", text);
+    free(text);
+}
+
+Test(status, each_answer_to_one_without_the_token_is_as_kept, .init = setup_token, .fini = teardown_token)
+{
+    char *text;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+    for (size_t i = 0; i < sizeof every_path / sizeof *every_path; i++)
+        keep_answer(out, "GET", every_path[i], "Host: localhost");
+    keep_answer(out, "GET", "/events", "Host: localhost");
+    fclose(out);
+    expect_kept("endpoint_token.txt", text);
+    free(text);
 }

@@ -3,9 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "deploy/psdctl/run/place.h"
 #include "deploy/psdctl/run/summary.h"
+#include "tests/support/kept.h"
 
 /* The files of a run's workers are written by hand here. */
 
@@ -193,4 +195,79 @@ Test(summary, exits_have_the_words_of_the_workers_own_summaries)
     cr_expect_str_eq(psd_summary_outcome(69, 0), "peer unavailable");
     cr_expect_str_eq(psd_summary_outcome(75, 0), "stopped before finishing");
     cr_expect_str_eq(psd_summary_outcome(0, 9), "killed");
+}
+
+/* ---- all of it, as tests/golden/summary.txt has it ---- */
+
+/* What a worker writes, each number another. */
+static void leave_all(const char *name, const char *outcome, unsigned id, unsigned rank, double begun_ts, double ended_ts)
+{
+    char text[2048];
+    snprintf(
+        text, sizeof text,
+        "{\"schema\": \"psd.summary/1\", \"job\": \"mnist\", \"outcome\": \"%s\", \"run\": \"00000000000000ab\", \"worker\": %u, "
+        "\"rank\": %u, \"world\": 4, \"steps\": %u, \"rounds\": %u, \"skipped\": %u, \"epochs\": %.2f, \"samples\": %u, "
+        "\"job_samples\": %u, \"begun_ts\": %.2f, \"ended_ts\": %.2f, \"wall_time_s\": %.2f, \"samples_per_s\": %.1f, "
+        "\"last_loss\": 0.%u5, \"metric\": \"accuracy\", \"last_metric\": 0.8%u, \"best_metric\": 0.9%u, \"sha256_initial\": "
+        "\"a%u\", "
+        "\"sha256_order\": \"b%u\", \"sha256\": \"c%u\", \"sha256_slow\": null, \"optimizer\": \"adam(lr=0.01)\"}\n",
+        outcome, id, rank, 50 + id, 60 + id, 3 + id, 7.25 + id, 800 + id, 3000 + id, begun_ts, ended_ts, ended_ts - begun_ts,
+        123.5 + id, id, id, id, id, id, id);
+    write_file(name, text);
+}
+
+static void keep_file(FILE *out, const char *name)
+{
+    char path[200], text[4096];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    FILE *file = fopen(path, "r");
+    fprintf(out, "== %s%s\n", name, file ? "" : ", which is not there");
+    while (file && fgets(text, sizeof text, file))
+        fputs(text, out);
+    if (file)
+        fclose(file);
+}
+
+static void keep_summaries(FILE *out, const char *title, unsigned n)
+{
+    static const char *const names[] = { "summary.json", "summary-0.json", "summary-1.json", "summary-2.json" };
+    settle(n);
+    fprintf(out, "==== %s: that of worker %d\n", title, worker);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        keep_file(out, names[i]);
+    fprintf(out, "begun at %g, %g, %g\n", psd_summary_begun(directory, 0), psd_summary_begun(directory, 1),
+            psd_summary_begun(directory, 2));
+}
+
+Test(summary, those_of_workers_with_all_ends_are_as_kept)
+{
+    char *text;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+    leave_all("summary.json", "running", 0, 0, 101.5, 101.5);
+    leave_all("summary-1.json", "running", 1, 1, 102.25, 102.25);
+    leave_all("summary-2.json", "done", 2, 2, 103.75, 190.5);
+    write_file("metrics.jsonl", "{\"ts\": 99, \"step\": 7000, \"epoch\": 70, \"samples\": 70000, \"train/loss\": 7}\n"
+                                "{\"ts\": 120, \"step\": 21, \"epoch\": 2.5, \"samples\": 1210, \"train/loss\": 0.75}\n"
+                                "not a line\n"
+                                "{\"ts\": 122, \"step\": 22, \"epoch\": 2.75, \"samples\": 1220, \"train/loss\": 0.5}\n"
+                                "{\"ts\": 123, \"step\": 22, \"epoch\": 2.75, \"samples\": 1220, \"val/loss\": 0.25}\n");
+    end[0].outcome = psd_summary_outcome(0, 9);
+    end[1].outcome = psd_summary_outcome(74, 0);
+    end[1].line = "failed run=00000000000000ab steps=40 epochs=4.5 samples=333 seconds=7.25";
+    end[2].lives = 3;
+    end[2].begun_ts = 95.5;
+    keep_summaries(out, "one was killed, one failed, one is done after three lives", 3);
+    cr_assert_eq(psd_place_remove(directory, &err), PSD_OK); /* another run */
+    cr_assert_eq(mkdir(directory, 0777), 0);
+    leave_all("summary.json", "done", 0, 1, 201.5, 290.25);
+    leave_all("summary-1.json", "done", 1, 0, 202.25, 291.5);
+    leave_all("summary-2.json", "diverged", 2, 2, 203.75, 280.5);
+    end[2] = (psd_worker_end_t){ .outcome = "diverged", .line = "", .lives = 1 };
+    keep_summaries(out, "one diverged", 3);
+    end[2].failed = true;
+    keep_summaries(out, "and that was the end of the run", 3);
+    fclose(out);
+    expect_kept("summary.txt", text);
+    free(text);
 }
