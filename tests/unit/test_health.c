@@ -388,6 +388,20 @@ Test(health, the_strip_holds_the_whole_run_and_the_strongest_look_of_each_column
     cr_expect_eq(strlen(PSD_HEALTH_LETTERS), 17);
 }
 
+Test(health, each_update_ratio_has_its_letter, .fini = end)
+{
+    static const double ratios[] = { 5e-7, 2e-6, 5e-6, 2e-5, 5e-5, 2e-4, 5e-4, 2e-3, 5e-3, 0.02, 0.05, 0.2, 0.5, 2, 50 };
+    begin();
+    step = 9000;
+    for (size_t i = 0; i < sizeof ratios / sizeof *ratios; i++) {
+        element_t x = well;
+        x.update = ratios[i] * x.weight;
+        look(&x);
+    }
+    cr_expect_eq(strncmp(health.tensor[1].strip, "0123456789abcdd", sizeof ratios / sizeof *ratios), 0, "%.15s",
+                 health.tensor[1].strip);
+}
+
 /* ---- all of it, as tests/golden/health.txt has it ---- */
 
 static void print_tensor(FILE *out, uint32_t t)
