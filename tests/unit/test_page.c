@@ -127,6 +127,7 @@ Test(page, units_are_for_people)
     assert_shows("{\"x\":{\"apply_seconds_p99\":4.5e-6}}", "<th>apply p99<td>4.5 µs");
     assert_shows("{\"x\":{\"rejected\":{\"job\":0}}}", "rejected job<td>0");
     assert_shows("{\"x\":{\"sent_bytes\":1048576}}", "<th>sent bytes<td>1 MiB");
+    assert_shows("{\"x\":{\"sent_bytes\":3377699720527872}}", "<th>sent bytes<td>3072 TiB");
 }
 
 Test(page, what_a_card_or_the_header_shows_has_no_section)

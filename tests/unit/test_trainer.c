@@ -91,7 +91,13 @@ int psd_worker_health(psd_worker_t *self, size_t tensor, psd_worker_health_t *ou
     const uint64_t done = server.position.clock - 1, step = server.health_every ? done - done % server.health_every : 0;
     if (!step)
         return PSD_W_EAGAIN;
-    *out = (psd_worker_health_t){ .size = sizeof *out, .step = step, .gradient_norm = (double)tensor, .update_ratio = 0.001 };
+    *out = (psd_worker_health_t){ .size = sizeof *out,
+                                  .step = step,
+                                  .gradient_norm = (double)tensor,
+                                  .weight_norm = 20 + (double)tensor,
+                                  .update_ratio = 0.25,
+                                  .zero_share = (double)step / 64,
+                                  .cut_share = 0.875 };
     return 0;
 }
 
@@ -460,8 +466,9 @@ Test(trainer, fewer_lines_carry_the_mean_of_their_steps_by_sample)
     json_decref(coarse);
 }
 
-/* How often a word occurs in TensorBoard's event file. */
-static unsigned count_in_events(const char *word)
+/* How often a name occurs in TensorBoard's event file; `newest`: its last value, a float after one byte that says so; NULL: not asked
+ * for. */
+static unsigned count_in_events(const char *word, float *newest)
 {
     static char bytes[1 << 16];
     char pattern[256];
@@ -471,8 +478,12 @@ static unsigned count_in_events(const char *word)
     cr_assert_eq(glob(pattern, 0, NULL, &found), 0);
     FILE *in = fopen(found.gl_pathv[0], "rb");
     const size_t size = in ? fread(bytes, 1, sizeof bytes, in) : 0;
-    for (size_t i = 0; i + strlen(word) <= size; i++)
-        n += !memcmp(bytes + i, word, strlen(word));
+    for (size_t i = 0; i + strlen(word) + 1 + sizeof *newest <= size; i++) {
+        const bool is_here = !memcmp(bytes + i, word, strlen(word));
+        if (is_here && newest)
+            memcpy(newest, bytes + i + strlen(word) + 1, sizeof *newest);
+        n += is_here;
+    }
     fclose(in);
     globfree(&found);
     return n;
@@ -483,8 +494,16 @@ Test(trainer, tensorboard_gets_the_health_of_each_tensor_once_per_look)
     config.metrics_also = "tensorboard";
     server.health_every = 7;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK);
-    cr_expect_eq(count_in_events("update_ratio/fc1.weight"), 3, "of 24 steps, those after steps 7, 14 and 21");
-    cr_expect_eq(count_in_events("gradient_norm/fc1.bias"), 3);
+    static const struct {
+        const char *name;
+        float value;
+    } want[] = { { "gradient_norm/fc1.weight", 0 },       { "weight_norm/fc1.weight", 20 }, { "update_ratio/fc1.weight", 0.25f },
+                 { "zero_share/fc1.weight", 21 / 64.0f }, { "gradient_norm/fc1.bias", 1 },  { "weight_norm/fc1.bias", 21 } };
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        float newest = -1;
+        cr_expect_eq(count_in_events(want[i].name, &newest), 3, "%s: of 24 steps, those after steps 7, 14 and 21", want[i].name);
+        cr_expect_eq(newest, want[i].value, "%s is %g", want[i].name, (double)newest);
+    }
     json_t *lines = lines_with("metrics.jsonl", "train/loss");
     cr_expect_eq(json_array_size(lines), 24);
     json_decref(lines);
