@@ -91,6 +91,25 @@ Test(page, of_a_long_curve_points_at_equal_distances_and_the_newest_are_drawn)
     free(page);
 }
 
+Test(page, steps_without_a_finite_loss_are_left_out_of_the_curve)
+{
+    static psd_history_t history;
+    enum { FIRST = 300, N = 500 };
+    for (unsigned i = 0; i < N; i++)
+        psd_history_add(&history, &(psd_history_point_t){ .unix_s = 1000 + i, .loss = i < FIRST || i == 400 ? NAN : N - i });
+    char *page = psd_page_render("{}", &history), *points = strstr(page, "points='");
+    cr_assert_not_null(points);
+    unsigned n = 0;
+    double x, y;
+    int used;
+    for (points += strlen("points='"); sscanf(points, "%lf,%lf %n", &x, &y, &used) == 2; points += used, n++)
+        cr_expect(isfinite(y));
+    cr_expect_eq(*points, '\'', "%.20s", points);
+    cr_expect_eq(n, N - FIRST - 1, "199 intervals are few enough for each point");
+    cr_expect_not_null(strstr(page, "between 1 and 200 in 3 min 19 s"), "%s", page);
+    free(page);
+}
+
 Test(page, a_list_of_objects_is_a_table)
 {
     assert_shows("{\"workers\":[{\"id\":0,\"lag_steps\":2},{\"id\":1,\"lag_steps\":3}]}",
