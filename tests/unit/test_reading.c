@@ -20,6 +20,7 @@ static const psd_tensor_desc_t tensors[] = { { .name = "w", .n_dims = 1, .dim = 
                                              { .name = "a", .n_dims = 1, .dim = { 3 }, .n_elements = 3 } };
 static uint32_t n_tensors = 2; /* of these */
 static uint32_t part_elements = PSD_MAX_CHUNK;
+static uint64_t elements_of_all; /* of each tensor; 0: as above */
 
 static void setup(void)
 {
@@ -69,6 +70,8 @@ static void tell_model(uint64_t seq)
     const psd_msg_t msg = message(PSD_MSG_MODEL, seq);
     psd_tensor_desc_t own[4];
     memcpy(own, tensors, sizeof own);
+    for (uint32_t i = 0; i < 4 && elements_of_all; i++)
+        own[i].dim[0] = own[i].n_elements = elements_of_all;
     say(0, &msg, bytes, psd_tensors_encode(&(psd_tensor_list_t){ .n = n_tensors, .tensor = own }, bytes, sizeof bytes));
 }
 
@@ -444,4 +447,65 @@ Test(reading, after_each_part_the_others_are_waited_for_anew_and_only_these_are_
     cr_expect_null(sent_to(0, PSD_MSG_READ));
     tell_part(1, seq, 1, 1);
     cr_expect_eq(psd_reading_phase(reading), PSD_READING_IDLE);
+}
+
+/* The parts that a server was asked for by the last event: a bit each. */
+static unsigned parts_asked_of(uint32_t s)
+{
+    const psd_action_t *asked = sent_to(s, PSD_MSG_READ);
+    return asked ? *(const uint8_t *)asked->payload->data : 0;
+}
+
+Test(reading, a_server_is_asked_for_four_mib_at_once_and_for_more_when_half_of_them_have_come)
+{
+    enum { PART = 1 << 18, PARTS = 7 }; /* elements of a part, 1 MiB */
+    static float values[PART];
+    part_elements = PART;
+    elements_of_all = PARTS * PART;
+    begin();
+    const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
+    tell_model(seq);
+    tell_snapshot(seq, RUN, 5);
+    cr_assert_not_null(sent_to(0, PSD_MSG_READ));
+    cr_expect_eq(sent_to(0, PSD_MSG_READ)->msg.parts, PARTS);
+    cr_expect_eq(parts_asked_of(0), 0xf);
+    cr_expect_eq(parts_asked_of(1), 0xf);
+    /* By each part that comes, the parts that are then asked for; the last but one is asked for after a pause. */
+    static const struct {
+        uint32_t part;
+        unsigned then;
+    } come[] = { { 0, 0 }, { 2, 0x30 }, { 1, 0 }, { 4, 0x40 }, { 3, 0 } };
+    psd_msg_t msg = message(PSD_MSG_VALUES, seq);
+    msg.clock = 5;
+    msg.parts = PARTS;
+    msg.n_elements = PART;
+    msg.dtype = msg.codec = 1;
+    for (size_t i = 0; i < sizeof come / sizeof *come; i++) {
+        msg.part = come[i].part;
+        values[0] = values[PART - 1] = (float)msg.part;
+        msg.checksum = psd_crc32c(values, sizeof values);
+        say(0, &msg, values, sizeof values);
+        cr_expect_eq(parts_asked_of(0), come[i].then, "after part %u: %x", msg.part, parts_asked_of(0));
+    }
+    expect_wait("2 of 7 parts of server 0 at tcp://here:1");
+    pass(1000);
+    cr_expect_eq(parts_asked_of(0), 0x60, "%x", parts_asked_of(0));
+    for (uint32_t s = 0; s < 2; s++)
+        for (msg.part = s ? 0 : 5; msg.part < PARTS; msg.part++) {
+            values[0] = values[PART - 1] = (float)msg.part;
+            msg.checksum = psd_crc32c(values, sizeof values);
+            msg.shard = s;
+            say(s, &msg, values, sizeof values);
+        }
+    cr_assert_eq(psd_reading_phase(reading), PSD_READING_IDLE);
+    unsigned found[PARTS] = { 0 }; /* each tensor has PARTS chunks, and each server has some of both */
+    for (uint32_t t = 0; t < 2; t++)
+        for (uint32_t c = 0; c < PARTS; c++) {
+            const float *chunk = psd_reading_weights(reading)[t] + (size_t)c * PART;
+            cr_assert(chunk[0] >= 0 && chunk[0] < PARTS);
+            cr_expect_eq(chunk[0], chunk[PART - 1]);
+            found[(int)chunk[0]]++;
+        }
+    for (uint32_t part = 0; part < PARTS; part++)
+        cr_expect_eq(found[part], 2, "part %u of each server", part);
 }
