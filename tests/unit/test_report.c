@@ -504,6 +504,45 @@ Test(report, no_worker_is_blamed_for_a_millisecond_or_for_what_all_take, .init =
     cr_expect_eq(n_alerts(), 0, "somebody is always the last: %s", alert(0));
 }
 
+/* Whether worker 1 is slow if it computes for so long while the others take 2 ms to send and this long to compute. */
+static void expect_slow(uint64_t others, uint64_t its, bool slow)
+{
+    teardown();
+    page = NULL;
+    measured = NULL;
+    memset(clock_of, 0, sizeof clock_of);
+    for (uint32_t w = 0; w < N; w++)
+        life[w]++;
+    setup();
+    play((const times_t[]){ { 0, others, 2 }, { 0, its, 2 }, { 0, others, 2 } }, 400);
+    look();
+    cr_expect_eq(json_is_string(json_object_get(worker_at(1), "slow_reason")), slow, "%u ms beside %u", (unsigned)its,
+                 (unsigned)others);
+}
+
+Test(report, slow_is_one_and_a_half_times_as_long_as_others_and_ten_milliseconds_more, .init = setup, .fini = teardown)
+{
+    expect_slow(20, 30, false);
+    expect_slow(20, 32, true);
+    expect_slow(10, 19, false);
+    expect_slow(10, 22, true);
+    expect_slow(100, 150, false);
+    expect_slow(100, 155, true);
+}
+
+Test(report, a_worker_is_silent_after_one_and_a_half_seconds, .init = setup, .fini = teardown)
+{
+    play((const times_t[]){ { 0, 20, 2 }, { 0, 20, 2 }, { 0, 20, 2 } }, 20);
+    push_all(0, (push_t){ .samples = 1, .compute_s = 0.02 });
+    push_all(2, (push_t){ .samples = 1, .compute_s = 0.02 });
+    for (int past = 0; past < 2; past++) {
+        pass(past ? 1 : 1500);
+        look();
+        const char *reason = json_string_value(json_object_get(worker_at(1), "slow_reason"));
+        cr_expect_eq(reason && !strcmp(reason, "silent"), past, "%s", reason);
+    }
+}
+
 Test(report, no_worker_is_blamed_if_each_is_slow_now_and_then, .init = setup, .fini = teardown)
 {
     static const uint32_t slow[] = { 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 0 }; /* 5 of 11 rounds, and the others 3 each */
