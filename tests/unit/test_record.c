@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <glob.h>
 #include <limits.h>
 #include <math.h>
@@ -160,6 +161,19 @@ Test(record, tensorboard_reads_each_number_under_its_name)
     cr_assert_eq(read_file("metrics.csv"), -1);
 }
 
+Test(record, an_event_file_is_named_by_its_machine_and_process_and_is_whole_when_it_is_closed)
+{
+    char host[256] = "", pattern[400];
+    cr_assert_not_null(record = psd_record_new(dir, 0, "tensorboard", &err), "%s", err.text);
+    psd_record_line(record, 1.5, (const psd_measure_t[]){ { "step", 1 }, { "train/loss", 0.25 } }, 2);
+    psd_record_destroy(&record); /* without a summary, as after a failure */
+    gethostname(host, sizeof host - 1);
+    snprintf(pattern, sizeof pattern, "tb/events.out.tfevents.1[0-9]*.%s.%d.0", host, (int)getpid());
+    const long n = read_file(pattern);
+    cr_assert_gt(n, 0, "there is no %s", pattern);
+    cr_expect_not_null(memmem(bytes, (size_t)n, "train/loss", 10));
+}
+
 Test(record, only_the_first_worker_writes_them_and_none_writes_none)
 {
     static const char *const also[] = { "both", "csv", "tensorboard" };
@@ -198,6 +212,28 @@ Test(record, a_line_without_room_is_counted_at_the_end_even_if_later_ones_had_ro
     cr_assert_not_null(record = psd_record_new(dir, 0, "none", &err), "%s", err.text);
     cr_assert_eq(summarise_after_a_full_disk(), PSD_EIO);
     cr_expect_not_null(strstr(err.text, "/summary.json are incomplete: File too large"), "%s", err.text);
+}
+
+Test(record, events_without_room_are_told_at_the_end_and_copies_with_room_are_not)
+{
+    static const char *const also[] = { "tensorboard", "csv" };
+    for (size_t i = 0; i < 2; i++) {
+        errno = 0;
+        cr_assert_not_null(record = psd_record_new(dir, 0, also[i], &err), "%s", err.text);
+        psd_record_line(record, 1.5, (const psd_measure_t[]){ { "step", 1 }, { "train/loss", 0.25 } }, 2);
+        limit_files(1000); /* room for metrics.jsonl and the summary */
+        for (int k = 0; k < 10 && i == 0; k++)
+            psd_record_event(record, 2.5,
+                             (const psd_measure_t[]){ { "step", 1 },
+                                                      { "a_name_that_is_rather_long_and_takes_room/fc1.weight", 1 },
+                                                      { "another_name_that_is_long_and_takes_room/fc1.weight", 2 } },
+                             3);
+        const int rc = psd_record_summarise(record, "{}", &err);
+        limit_files(RLIM_INFINITY);
+        cr_expect_eq(rc, i == 0 ? PSD_EIO : PSD_OK, "%s", also[i]);
+        cr_expect(i || strstr(err.text, "/summary.json are incomplete: File too large"), "%s", err.text);
+        psd_record_destroy(&record);
+    }
 }
 
 static void add_up(void *arg, uint64_t step, double value) { *(double *)arg += (double)step * value; }

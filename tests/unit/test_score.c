@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <math.h>
+#include <string.h>
 
 #include "worker/score.h"
 
@@ -86,6 +87,44 @@ Test(score, chance_is_what_one_answer_for_all_scores)
     cr_expect_float_eq(psd_metric_find("mse")->chance(&numbers), (4 + 1 + 0 + 9) / 4.0, 1e-12);
     cr_expect_float_eq(psd_metric_find("mae")->chance(&numbers), (1 + 0 + 1 + 4) / 4.0, 1e-12, "around the median, 2");
     cr_expect_eq(psd_metric_find("r2")->chance(&numbers), 0);
+}
+
+Test(score, chance_is_that_of_the_classes_that_training_knows)
+{
+    /* Class 0 is the most frequent; class 1 has one row; class 2 is not among the two. */
+    const psd_dataset_t set = { .n_rows = 5, .n_classes = 2, .label = (float[]){ 0, 1, 0, 2, 0 } };
+    cr_expect_float_eq(psd_metric_find("accuracy")->chance(&set), 3 / 5.0, 1e-12);
+    cr_expect_float_eq(psd_metric_find("logloss")->chance(&set), -0.6 * log(0.6) - 0.2 * log(0.2), 1e-12);
+}
+
+Test(score, each_metric_says_what_it_is_and_whether_less_is_better)
+{
+    static const struct {
+        const char *name, *summary;
+        bool smaller_is_better;
+        psd_label_kind_t labels;
+        bool two_classes;
+        const char *if_equal;
+    } want[] = {
+        { "accuracy", "share of rows whose class is predicted correctly", false, PSD_LABEL_CLASS, false, NULL },
+        { "auc", "area under the ROC curve, of two classes", false, PSD_LABEL_CLASS, true, "are of one class" },
+        { "logloss", "mean of -log of the probability of the right class", true, PSD_LABEL_CLASS, false, NULL },
+        { "mse", "mean squared error", true, PSD_LABEL_TARGET, false, NULL },
+        { "mae", "mean absolute error", true, PSD_LABEL_TARGET, false, NULL },
+        { "r2", "share of the variance that the model explains", false, PSD_LABEL_TARGET, false, "have the same label" },
+    };
+    const size_t n = sizeof want / sizeof *want;
+    for (size_t i = 0; i < n; i++) {
+        const psd_metric_t *is = psd_metric_at(i);
+        cr_assert_not_null(is);
+        cr_expect_str_eq(is->name, want[i].name);
+        cr_expect_str_eq(is->summary, want[i].summary);
+        cr_expect_eq(is->smaller_is_better, want[i].smaller_is_better, "%s", is->name);
+        cr_expect_eq(is->labels, want[i].labels, "%s", is->name);
+        cr_expect_eq(is->two_classes, want[i].two_classes, "%s", is->name);
+        cr_expect(want[i].if_equal ? is->if_equal && !strcmp(is->if_equal, want[i].if_equal) : !is->if_equal, "%s", is->name);
+    }
+    cr_expect_null(psd_metric_at(n));
 }
 
 Test(score, metrics_are_for_what_they_judge)
