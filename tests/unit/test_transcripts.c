@@ -249,6 +249,7 @@ static void make(const char *event)
     const psd_tensor_list_t model = list_tensors(tensors, tensor);
     config.model = config.n_points ? &model : NULL;
     cr_assert_eq(psd_groups_parse(&config.groups, rule, groups, NULL), PSD_OK);
+    now = 1000;
     newest = 0;
     run = JOB;
     memset(version, 0, sizeof version);
@@ -404,3 +405,9 @@ Test(transcripts, of_jobs_that_fail) { play("lost"); }
 Test(transcripts, of_what_servers_followers_and_operators_ask_for) { play("sums"); }
 
 Test(transcripts, of_the_edges_of_checkpoints_forecasts_and_patience) { play("edges"); }
+
+Test(transcripts, of_what_a_new_run_forgets) { play("runs"); }
+
+Test(transcripts, of_a_coordinator_that_gets_no_time) { play("away"); }
+
+Test(transcripts, of_who_gets_which_place) { play("places"); }
