@@ -1,4 +1,5 @@
-/* The coordinator plays tests/golden/transcripts: all that it says in whole jobs, in order, with every field. */
+/* The coordinator, alone or with the shard of its server, plays tests/golden/transcripts: all that it says in whole jobs, in order,
+ * with every field. */
 #include <criterion/criterion.h>
 
 #include <inttypes.h>
@@ -7,7 +8,8 @@
 #include <string.h>
 
 #include "server/core/admin.h"
-#include "server/core/coordinator.h"
+#include "common/base/crc32c.h"
+#include "server/core/node.h"
 #include "tests/support/said.h"
 #include "tests/support/transcript.h"
 
@@ -17,15 +19,17 @@ TestSuite(transcripts, .timeout = 600);
  * get wrong are filled in. The others:
  *
  *   job FIELD=VALUE ...           a new coordinator
+ *   node FIELD=VALUE ...          a new server 0: both its machines
  *   worker N again                its next life, with another nonce
  *   pass MS [alive]               time, with a tick each 100 ms; all servers and workers are there
  *   away MS                       the same without ticks
- *   committed clock=N failure=""  the answer to COMMIT
+ *   committed clock=N failure=""  the answer to COMMIT; saved, begun, written part=N, restored: those to the other orders on files
  *   set NAME value=X, stop, heard worker=N: calls of coordinator.h
  *   facts                         what the status page gets */
 enum { JOB = 9, MOST = 8, TICK_MS = 100 };
 
-static psd_coordinator_t *coordinator;
+static psd_coordinator_t *coordinator; /* NULL: it is the node's */
+static psd_node_t *node;
 static psd_admin_t admin;
 static psd_actions_t out;
 static uint64_t now = 1000, run = JOB, newest, start[MOST], incarnation[MOST], life[MOST];
@@ -55,9 +59,15 @@ static const char *name_of(psd_peer_t peer)
     return name;
 }
 
-/* Remember what peers learn from the actions, and write them down. */
+/* Do the work, remember what peers learn from the actions, and write them down. */
 static void flush(void)
 {
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_WORK) {
+            psd_work_t *work = out.at[i].work;
+            psd_work_run(work);
+            psd_node_worked(node, now, work, &out);
+        }
     for (size_t i = 0; i < out.n; i++) {
         const psd_msg_t *msg = &out.at[i].msg;
         if (out.at[i].act != PSD_ACT_SEND)
@@ -74,10 +84,12 @@ static void flush(void)
     transcript_actions(now, &out);
 }
 
+static const psd_coordinator_t *look(void) { return node ? psd_node_coordinator(node) : coordinator; }
+
 static psd_coordinator_facts_t facts(void)
 {
     psd_coordinator_facts_t f;
-    psd_coordinator_facts(coordinator, &f);
+    psd_coordinator_facts(look(), &f);
     return f;
 }
 
@@ -151,7 +163,30 @@ static psd_buf_t *body_of_sums(const char *event)
     return n ? psd_payload_copy(value, n * sizeof *value) : NULL;
 }
 
-static psd_buf_t *body_of(const char *event, const psd_msg_t *msg)
+/* Elements, and the fields that belong to them. */
+static psd_buf_t *body_of_part(const char *event, psd_msg_t *msg)
+{
+    float value[64];
+    uint32_t n = 0;
+    for (const char *at = transcript_text(event, "values"); *at; at += strcspn(at, " "), at += *at == ' ')
+        value[n++] = strtof(at, NULL);
+    psd_buf_t *payload = n ? psd_payload_copy(value, n * sizeof *value) : NULL;
+    msg->parts = (uint32_t)transcript_number(event, "parts", 1);
+    msg->n_elements = n;
+    msg->dtype = n ? PSD_DTYPE_F32 : 0;
+    msg->codec = n ? PSD_CODEC_F32 : 0;
+    msg->checksum = n ? psd_crc32c(value, n * sizeof *value) ^ (uint32_t)transcript_number(event, "damage", 0) : 0;
+    return payload;
+}
+
+static psd_buf_t *body_of_bitmap(const char *event, psd_msg_t *msg)
+{
+    uint8_t bits = (uint8_t)transcript_number(event, "bits", 1);
+    msg->parts = (uint32_t)transcript_number(event, "parts", 1);
+    return psd_payload_copy(&bits, 1);
+}
+
+static psd_buf_t *body_of(const char *event, psd_msg_t *msg)
 {
     const psd_hello_t hello = { .job = "mnist", .name = "eye" };
     switch (psd_kind_payload(msg->kind)) {
@@ -161,6 +196,10 @@ static psd_buf_t *body_of(const char *event, const psd_msg_t *msg)
         return body_of_round(event);
     case PSD_PAYLOAD_SUMS:
         return body_of_sums(event);
+    case PSD_PAYLOAD_PART:
+        return body_of_part(event, msg);
+    case PSD_PAYLOAD_BITMAP:
+        return body_of_bitmap(event, msg);
     default:
         return msg->kind == PSD_MSG_FOLLOW ? psd_body_of_hello(&hello) : said_body(msg->kind, msg->text, msg->value);
     }
@@ -201,7 +240,9 @@ static void hear(const char *event, const char *who, uint32_t i, const char *kin
     }
     psd_buf_t *body = body_of(event, &msg);
     const psd_peer_t from = peer_of(who, i, (uint32_t)transcript_number(event, "user", 0));
-    if (psd_admin_takes(msg.kind))
+    if (node)
+        psd_node_message(node, now, from, &msg, body, &out);
+    else if (psd_admin_takes(msg.kind))
         psd_admin_message(&admin, coordinator, now, from, &msg, body, &out);
     else
         psd_coordinator_message(coordinator, now, from, &msg, body, &out);
@@ -209,7 +250,40 @@ static void hear(const char *event, const char *who, uint32_t i, const char *kin
     flush();
 }
 
-static void make(const char *event)
+static void forget_machines(void)
+{
+    psd_node_destroy(&node);
+    psd_coordinator_destroy(&coordinator);
+}
+
+/* The machines of an event "job" or "node". */
+static void make(const char *event, const psd_coordinator_config_t *config)
+{
+    forget_machines();
+    if (strncmp(event, "node ", 5)) {
+        cr_assert_not_null(coordinator = psd_coordinator_new(config, NULL));
+        return;
+    }
+    psd_engine_config_t engine = { .job = "mnist",
+                                   .settings = config->settings->text,
+                                   .print_rule = psd_rule_print,
+                                   .endpoint = "tcp://host:0",
+                                   .wanted_index = -1,
+                                   .nonce = UINT64_C(1) << 16,
+                                   .groups = config->groups,
+                                   .mode = config->mode,
+                                   .lr_rule = psd_lr_rule_find(
+                                       *transcript_text(event, "lr_rule") ? transcript_text(event, "lr_rule") : "none"),
+                                   .max_staleness = (uint64_t)transcript_number(event, "max_staleness", 0),
+                                   .max_skipped = (uint64_t)transcript_number(event, "max_skipped", 0),
+                                   .look_every = (uint64_t)transcript_number(event, "look_every", 0),
+                                   .accumulate = config->accumulate,
+                                   .clip = config->clip,
+                                   .fold_at = (uint32_t)transcript_number(event, "fold_at", 0) };
+    cr_assert_not_null(node = psd_node_new(&engine, config, NULL));
+}
+
+static void begin(const char *event)
 {
     static psd_job_settings_t settings = { .text = "x", .optimizer = "sgd", .part_elements = 8, .lease_ms = 2500 };
     psd_coordinator_config_t config = { .job = "mnist", .job_id = JOB, .settings = &settings };
@@ -255,8 +329,7 @@ static void make(const char *event)
     memset(version, 0, sizeof version);
     memset(saved, 0, sizeof saved);
     admin = (psd_admin_t){ 0 };
-    psd_coordinator_destroy(&coordinator);
-    cr_assert_not_null(coordinator = psd_coordinator_new(&config, NULL));
+    make(event, &config);
 }
 
 /* `alive`: servers and workers say meanwhile that they are there. */
@@ -264,12 +337,15 @@ static void pass(uint64_t ms, bool alive)
 {
     for (const uint64_t end = now + ms; now < end;) {
         now += TICK_MS;
-        for (uint32_t w = 0; alive && w < MOST; w++)
+        for (uint32_t w = 0; alive && coordinator && w < MOST; w++)
             psd_coordinator_heard(coordinator, now, peer_of("worker", w, 0),
                                   &(psd_msg_t){ .job = run, .worker = w, .incarnation = incarnation[w] });
-        for (uint32_t s = 0; alive && s < n_servers; s++)
+        for (uint32_t s = node != NULL; alive && s < n_servers; s++)
             hear("", "server", s, "SHARD_STATE");
-        psd_coordinator_tick(coordinator, now, &out);
+        if (node)
+            psd_node_tick(node, now, &out);
+        else
+            psd_coordinator_tick(coordinator, now, &out);
         flush();
     }
 }
@@ -277,7 +353,7 @@ static void pass(uint64_t ms, bool alive)
 static void say_facts(void)
 {
     const psd_coordinator_facts_t f = facts();
-    const psd_membership_t *members = psd_coordinator_members(coordinator);
+    const psd_membership_t *members = psd_coordinator_members(look());
 #define SHOW(field)                                                                                                                \
     if (f.field)                                                                                                                   \
     transcript_say(#field "=%.9g", (double)f.field)
@@ -316,15 +392,40 @@ static void say_facts(void)
     for (unsigned i = 0; i < PSD_N_REFUSALS; i++)
         if (f.rejected[i])
             transcript_say("rejected: %s=%" PRIu64, psd_refusal_name(i), f.rejected[i]);
+    if (node) {
+        const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(node));
+#define SHOW(field)                                                                                                                \
+    if (stats->field)                                                                                                              \
+    transcript_say("shard: " #field "=%.9g", (double)stats->field)
+        SHOW(steps);
+        SHOW(rounds);
+        SHOW(pushes);
+        SHOW(folded);
+        SHOW(asked_again);
+        SHOW(messages);
+        SHOW(samples);
+        SHOW(pulls_fast);
+        SHOW(pulls_slow);
+        SHOW(staleness_sum);
+        SHOW(staleness_max);
+        SHOW(loss);
+        SHOW(lr);
+        SHOW(grad_norm2);
+        SHOW(clip_scale);
+#undef SHOW
+        for (unsigned i = 0; i < PSD_N_REFUSALS; i++)
+            if (stats->rejected[i])
+                transcript_say("shard: rejected: %s=%" PRIu64, psd_refusal_name(i), stats->rejected[i]);
+    }
     psd_server_facts_t server;
-    for (uint32_t s = 0; psd_coordinator_server(coordinator, s, &server); s++)
+    for (uint32_t s = 0; psd_coordinator_server(look(), s, &server); s++)
         transcript_say("server %u:%s%s endpoint=%s clock=%" PRIu64 " version=%" PRIu64 " heard_ms=%" PRIu64, s,
                        server.joined ? " joined" : "", server.lost ? " lost" : "", server.endpoint, server.clock, server.version,
                        server.heard_ms);
     for (uint32_t w = 0; w < members->n_rows; w++) {
         const psd_worker_row_t *row = &members->row[w];
         transcript_say("worker %u: %s%s%s%s%s name=%s incarnation=%" PRIu64 " clock=%" PRIu64 " heard_ms=%" PRIu64, w,
-                       psd_worker_state_name(row->state), psd_coordinator_worker_is_lost(coordinator, w) ? " missed" : "",
+                       psd_worker_state_name(row->state), psd_coordinator_worker_is_lost(look(), w) ? " missed" : "",
                        row->finished ? " finished" : "", row->drains ? " drains" : "", row->quarantined ? " quarantined" : "",
                        row->name, row->incarnation, row->clock, row->heard_ms);
     }
@@ -335,20 +436,28 @@ static void call(const char *event)
     char name[64];
     psd_err_t err = { 0 };
     snprintf(name, sizeof name, "%s", transcript_text(event, "name"));
+    const char *failure = *transcript_text(event, "failure") ? transcript_text(event, "failure") : NULL;
     psd_msg_t msg = { .job = run };
     if (!strncmp(event, "set ", 4)) {
         if (psd_coordinator_set(coordinator, now, name, transcript_number(event, "value", 0), "operator", &out, &err) != PSD_OK)
             transcript_say("%s", err.text);
     } else if (!strncmp(event, "committed ", 10)) {
-        const char *failure = transcript_text(event, "failure");
-        psd_coordinator_committed(coordinator, now, (uint64_t)transcript_number(event, "clock", 0), *failure ? failure : NULL,
-                                  &out);
+        if (node)
+            psd_node_committed(node, now, (uint64_t)transcript_number(event, "clock", 0), failure, &out);
+        else
+            psd_coordinator_committed(coordinator, now, (uint64_t)transcript_number(event, "clock", 0), failure, &out);
+    } else if (!strcmp(event, "begun")) {
+        psd_node_save_begun(node, now, &out);
+    } else if (!strncmp(event, "written ", 8)) {
+        psd_node_part_saved(node, now, (uint32_t)transcript_number(event, "part", 0), &out);
+    } else if (!strncmp(event, "saved", 5)) {
+        psd_node_saved(node, now, failure, &out);
     } else if (!strncmp(event, "heard ", 6)) {
         msg.worker = (uint32_t)transcript_number(event, "worker", 0);
         msg.incarnation = incarnation[msg.worker];
         psd_coordinator_heard(coordinator, now, peer_of("worker", msg.worker, (uint32_t)transcript_number(event, "user", 0)), &msg);
     } else if (!strcmp(event, "stop"))
-        psd_coordinator_stop(coordinator, now, &out);
+        node ? (void)psd_node_stop(node, now, &out) : psd_coordinator_stop(coordinator, now, &out);
     else if (!strcmp(event, "facts"))
         say_facts();
     else
@@ -361,8 +470,8 @@ static void perform(const char *event)
     char who[16], what[24];
     unsigned i;
     unsigned long long ms;
-    if (!strncmp(event, "job ", 4))
-        make(event);
+    if (!strncmp(event, "job ", 4) || !strncmp(event, "node ", 5))
+        begin(event);
     else if (sscanf(event, "pass %llu", &ms) == 1)
         pass(ms, strstr(event, "alive"));
     else if (sscanf(event, "away %llu", &ms) == 1)
@@ -386,7 +495,7 @@ static void play(const char *name)
 {
     const char *difference = transcript_play(name, perform, name_of);
     cr_assert_null(difference, "%s", difference);
-    psd_coordinator_destroy(&coordinator);
+    forget_machines();
     psd_actions_clear(&out);
 }
 
@@ -411,3 +520,5 @@ Test(transcripts, of_what_a_new_run_forgets) { play("runs"); }
 Test(transcripts, of_a_coordinator_that_gets_no_time) { play("away"); }
 
 Test(transcripts, of_who_gets_which_place) { play("places"); }
+
+Test(transcripts, of_server_0_with_its_shard) { play("server"); }
