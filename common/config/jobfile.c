@@ -402,7 +402,10 @@ int psd_jobfile_read(const void *text, size_t n_bytes, const psd_jobfile_visitor
         complain(&self, (yaml_mark_t){ 0, 0, 0 }, "over 1 MiB; this is not a job file");
         return self.rc;
     }
-    check_tabs(&self, text, n_bytes);
+    if (n_bytes && memchr(text, '\0', n_bytes))
+        complain(&self, (yaml_mark_t){ 0, 0, 0 }, "binary data; this is not a job file");
+    else
+        check_tabs(&self, text, n_bytes);
     if (self.rc)
         return self.rc;
     if (!yaml_parser_initialize(&self.parser))
