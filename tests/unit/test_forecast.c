@@ -31,11 +31,25 @@ Test(forecast, the_same_round_comes_true_and_no_other)
     pushed[2].incarnation = 2;
     cr_expect_not(psd_forecast_comes_true(&forecast, &round_of_three), "another life");
     pushed[2].incarnation = 1;
+    pushed[0].incarnation = 2;
+    cr_expect_not(psd_forecast_comes_true(&forecast, &round_of_three), "another life of the first");
+    pushed[0].incarnation = 1;
     round_of_three.n_contributors = 2;
     cr_expect_not(psd_forecast_comes_true(&forecast, &round_of_three), "one is missing");
     round_of_three.n_contributors = 3;
     round_of_three.apply = false;
     cr_expect_not(psd_forecast_comes_true(&forecast, &round_of_three), "no step");
+}
+
+Test(forecast, the_same_is_of_those_that_pushed_even_where_fewer_stay)
+{
+    round_of_three.n_members = 1;
+    psd_forecast_take(&forecast, &round_of_three, PSD_FORECAST_SAME);
+    cr_assert_eq(forecast.n, 3);
+    cr_expect_eq(forecast.member[2].samples, 3);
+    psd_forecast_take(&forecast, &round_of_three, PSD_FORECAST_EVEN);
+    cr_assert_eq(forecast.n, 1);
+    cr_expect_eq(forecast.member[0].worker, 2);
 }
 
 Test(forecast, an_even_round_is_known_with_its_first_push)

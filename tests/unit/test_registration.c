@@ -128,6 +128,14 @@ Test(registration, inherited_state_has_to_be_what_the_rule_keeps)
                      "scalars, of which momentum keeps 1 and 0; give all the same optimizer");
     inherited[1].t = 0;
     cr_expect_eq(judge(0, &list, ""), PSD_REGISTRATION_FITS, "a tensor without updates has no state");
+    cr_assert_eq(psd_groups_parse(&groups, "momentum(lr=1)", "fc1*(freeze=true)", NULL), PSD_OK);
+    inherited[1] = (psd_inherited_t){ .t = 7, .n_scalars = 1 };
+    cr_expect_eq(judge(0, &list, ""), PSD_REGISTRATION_REFUSED);
+    cr_expect_str_eq(out.why,
+                     "worker 0 starts with optimizer state that this job does not keep: tensor fc1.weight with arrays 0 and 1 "
+                     "scalars, of which a frozen tensor keeps 0 and 0; give all the same optimizer");
+    inherited[1].n_scalars = 0;
+    cr_expect_eq(judge(0, &list, ""), PSD_REGISTRATION_FITS, "%s", out.why);
 }
 
 Test(registration, inherited_state_has_to_be_that_of_the_others_until_it_no_longer_matters)
