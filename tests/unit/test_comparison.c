@@ -175,6 +175,23 @@ Test(comparison, an_outcome_is_what_all_workers_and_servers_left)
     psd_outcome_clear(&o);
 }
 
+Test(comparison, a_worker_without_rows_in_a_step_adds_nothing_to_its_loss)
+{
+    psd_outcome_t o;
+    const char *run = run_that(&(fake_t){ .metric = "" }, "sgd(lr=1)");
+    char path[200];
+    snprintf(path, sizeof path, "%s/metrics.jsonl", run);
+    FILE *file = fopen(path, "a");
+    cr_assert_not_null(file);
+    fputs("{\"ts\": 1010, \"step\": 20, \"train/samples\": 0, \"train/loss\": null}\n"
+          "{\"ts\": 1010, \"step\": 20, \"lr\": 0.5}\n",
+          file);
+    fclose(file);
+    cr_assert_eq(psd_outcome_read(&o, run, 2, 1, &err), PSD_OK, "%s", err.text);
+    cr_expect_float_eq(o.loss, (19 + 20) / 2.0 + 3, 1e-12);
+    psd_outcome_clear(&o);
+}
+
 Test(comparison, of_few_steps_the_last_one_is_the_last_tenth)
 {
     psd_outcome_t o;

@@ -1,6 +1,7 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <jansson.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -166,6 +167,57 @@ Test(run, the_best_score_is_printed_beside_the_last)
     cr_assert_gt(best, last, "with so high a rate");
     snprintf(line, sizeof line, "\n  accuracy      %.6g (best %.6g)\n", last, best);
     cr_expect_not_null(strstr(output, line), "%s is not in %s", line, output);
+}
+
+static void print_numbers(FILE *out, json_t *numbers)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(numbers, key, value) fprintf(out, " %s %.6g", key, json_number_value(value));
+}
+
+Test(run, what_is_printed_at_the_end_is_the_summary_in_its_order_without_what_is_for_programs)
+{
+    static const char *const shown[] = { "outcome",   "run",           "world",          "steps",        "rounds",
+                                         "skipped",   "epochs",        "samples",        "job_samples",  "samples_per_s",
+                                         "last_loss", "last_val_loss", "holdout_metric", "test_metrics", "holdout_metrics",
+                                         "sha256",    "sha256_slow",   "optimizer" };
+    char words[512], path[128], *want;
+    size_t n;
+    snprintf(
+        words, sizeof words,
+        "run --job=whole --model-kind=softmax --data-train=glyphs:300 --data-test=glyphs:100 --data-validation=0.2 --data-batch=30 "
+        "--stop-epochs=2 --workers-min=2 --optimizer='lookahead(sgd(lr=1, momentum=0.9),k=2)' --run-dir=%s/a",
+        directory);
+    cr_assert_eq(psdctl(words), 0, "%s", output);
+    snprintf(path, sizeof path, "%s/a/summary.json", directory);
+    json_t *summary = json_load_file(path, 0, NULL);
+    cr_assert_not_null(summary);
+    FILE *out = open_memstream(&want, &n);
+    fprintf(out, "whole: done\n  accuracy      %.6g (best %.6g)\n  time          %.3f s\n  kept in       %s/a\n",
+            json_number_value(json_object_get(summary, "last_metric")), json_number_value(json_object_get(summary, "best_metric")),
+            json_number_value(json_object_get(summary, "wall_time_s")), directory);
+    if (json_integer_value(json_object_get(summary, "worker")))
+        fprintf(out, "  worker        1, whose summary this is\n");
+    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
+        json_t *value = json_object_get(summary, shown[i]);
+        cr_assert(value && !json_is_null(value), "%s", shown[i]);
+        fprintf(out, "  %-13.*s", json_is_object(value) ? (int)strcspn(shown[i], "_") : 100, shown[i]);
+        if (json_is_object(value))
+            print_numbers(out, value);
+        else if (json_is_string(value))
+            fprintf(out, " %s", json_string_value(value));
+        else
+            fprintf(out, " %.6g", json_number_value(value));
+        fputc('\n', out);
+    }
+    fclose(out);
+    const char *end = strstr(output, "\nwhole: done\n");
+    cr_assert_not_null(end, "%s", output);
+    cr_expect_str_eq(end + 1, want);
+    cr_expect_eq(json_integer_value(json_object_get(summary, "world")), 2);
+    json_decref(summary);
+    free(want);
 }
 
 static bool is_there(const char *name)
