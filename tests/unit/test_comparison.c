@@ -67,6 +67,7 @@ typedef struct fake {
     bool infinite;      /* the losses of the second half are */
     bool lost;          /* only the summary's last loss is not a number */
     bool falls;         /* the losses do, by 1 a step */
+    bool blind;         /* the last metric is not a number */
     double held;        /* the metric on held-out rows */
     double chance;      /* the score of a constant prediction, on 10000 rows */
     double held_chance; /* the same on held-out rows */
@@ -93,7 +94,7 @@ static void write_worker(const fake_t *fake, const char *rule, unsigned worker)
             outcome ? outcome : "done", steps, fake->epochs > 0 ? fake->epochs : 2, 100 * steps,
             fake->infinite || fake->lost ? "null" : "0.5", fake->is_auc ? "auc" : "accuracy",
             fake->held > 0 ? "" : "null, \"y\": ", fake->held, fake->held_chance > 0 ? "" : "null, \"h\": ", fake->held_chance,
-            fake->chance > 0 ? "" : "null, \"z\": ", fake->chance, looks ? "" : "null, \"x\": ", fake->accuracy,
+            fake->chance > 0 ? "" : "null, \"z\": ", fake->chance, looks && !fake->blind ? "" : "null, \"x\": ", fake->accuracy,
             fake->accuracy + 0.01, initial && !*initial ? "null" : "\"", initial ? initial : "1111",
             initial && !*initial ? "" : "\"", fake->order ? fake->order : "2222", worker, rule);
     fclose(out);
@@ -189,6 +190,23 @@ Test(comparison, a_worker_without_rows_in_a_step_adds_nothing_to_its_loss)
     fclose(file);
     cr_assert_eq(psd_outcome_read(&o, run, 2, 1, &err), PSD_OK, "%s", err.text);
     cr_expect_float_eq(o.loss, (19 + 20) / 2.0 + 3, 1e-12);
+    psd_outcome_clear(&o);
+}
+
+Test(comparison, a_last_metric_that_is_no_number_is_divergence_though_the_losses_are)
+{
+    psd_outcome_t o;
+    cr_assert_eq(psd_outcome_read(&o, run_that(&(fake_t){ .accuracy = 0.9, .blind = true }, "sgd(lr=1)"), 2, 1, &err), PSD_OK);
+    cr_expect(o.diverged && !o.undefined && !o.untrained && isfinite(o.loss));
+    psd_outcome_clear(&o);
+}
+
+Test(comparison, held_out_rows_whose_chance_is_unknown_leave_the_judgement_to_the_test_set)
+{
+    psd_outcome_t o;
+    const fake_t fake = { .accuracy = 0.5, .held = 0.6, .chance = 0.9 };
+    cr_assert_eq(psd_outcome_read(&o, run_that(&fake, "sgd(lr=1)"), 2, 1, &err), PSD_OK, "%s", err.text);
+    cr_expect(o.untrained && !o.diverged);
     psd_outcome_clear(&o);
 }
 
