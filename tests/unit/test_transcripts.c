@@ -19,12 +19,15 @@ TestSuite(transcripts, .timeout = 600);
  * get wrong are filled in. The others:
  *
  *   job FIELD=VALUE ...           a new coordinator
- *   node FIELD=VALUE ...          a new server 0: both its machines
+ *   node FIELD=VALUE ...          a new server 0: both its machines; other=1: a server that joins another's job, where "first 0" is
+ *                                 what server 0 says
+ *   worker N incarnation=M        what another server's coordinator gave it
  *   worker N again                its next life, with another nonce
  *   pass MS [alive]               time, with a tick each 100 ms; all servers and workers are there
  *   away MS                       the same without ticks
  *   committed clock=N failure=""  the answer to COMMIT; saved, begun, written part=N, restored: those to the other orders on files
- *   set NAME value=X, stop, heard worker=N: calls of coordinator.h
+ *   set NAME value=X, stop, save, heard worker=N: calls of coordinator.h and node.h
+ *   malformed, version            bytes that are no message, or are one of another version
  *   facts                         what the status page gets */
 enum { JOB = 9, MOST = 8, TICK_MS = 100 };
 
@@ -43,6 +46,8 @@ static psd_peer_t peer_of(const char *who, uint32_t i, uint32_t user)
 {
     if (!strcmp(who, "server"))
         return peer_of_server(i);
+    if (!strcmp(who, "first"))
+        return PSD_PEER_COORDINATOR;
     return psd_peer_make((!strcmp(who, "worker") ? 200 : !strcmp(who, "follower") ? 300 : 400) + i, user);
 }
 
@@ -51,7 +56,7 @@ static const char *name_of(psd_peer_t peer)
     static char name[40];
     static const char *const words[] = { "", "server", "worker", "follower", "operator" };
     const unsigned routing = (unsigned)(peer & 0xffff);
-    if (peer == PSD_PEER_OWN_SHARD)
+    if (peer == PSD_PEER_OWN_SHARD || peer == PSD_PEER_COORDINATOR)
         return "server 0";
     if (!(peer & PSD_PEER_ROUTER) || routing < 100 || routing >= 500)
         return NULL;
@@ -88,8 +93,9 @@ static const psd_coordinator_t *look(void) { return node ? psd_node_coordinator(
 
 static psd_coordinator_facts_t facts(void)
 {
-    psd_coordinator_facts_t f;
-    psd_coordinator_facts(look(), &f);
+    psd_coordinator_facts_t f = { 0 };
+    if (look())
+        psd_coordinator_facts(look(), &f);
     return f;
 }
 
@@ -133,11 +139,27 @@ static psd_buf_t *body_of_tensors(const char *event)
     return body;
 }
 
+/* Members, such as "0:70 1:71": worker and nonce. */
+static void list_members(const char *text, psd_round_t *round)
+{
+    round->member = calloc(MOST, sizeof *round->member);
+    for (const char *at = text; *at; at += strcspn(at, " "), at += *at == ' ') {
+        unsigned worker;
+        unsigned long long nonce;
+        cr_assert_eq(sscanf(at, "%u:%llu", &worker, &nonce), 2, "%s", text);
+        round->member[round->n_members++] = (psd_member_t){ .worker = worker, .incarnation = incarnation[worker], .nonce = nonce };
+    }
+}
+
 /* Whole pushes, such as "0:8:0.5 1:4:0.25:bad": worker, samples, loss, and whether they have Inf or NaN. */
 static psd_buf_t *body_of_round(const char *event)
 {
     psd_round_t round = { .clock = (uint64_t)transcript_number(event, "round", facts().clock + 1),
                           .contributor = calloc(MOST, sizeof *round.contributor) };
+    round.apply = transcript_number(event, "apply", 0);
+    round.lr = transcript_number(event, "rate", 0);
+    round.view_id = (uint64_t)transcript_number(event, "view", 0);
+    list_members(transcript_text(event, "members"), &round);
     for (const char *at = transcript_text(event, "pushes"); *at; at += strcspn(at, " "), at += *at == ' ') {
         unsigned worker;
         unsigned long long samples;
@@ -211,7 +233,9 @@ static void hear(const char *event, const char *who, uint32_t i, const char *kin
 {
     const psd_coordinator_facts_t f = facts();
     psd_msg_t msg = { .kind = transcript_kind(kind), .protocol = PSD_PROTOCOL, .job = run };
-    if (!strcmp(who, "worker")) {
+    if (!strcmp(who, "first"))
+        msg.seq = UINT64_C(1) << 16;
+    else if (!strcmp(who, "worker")) {
         msg.worker = i;
         msg.incarnation = incarnation[i];
         msg.seq = 70 + i + 10 * life[i];
@@ -233,6 +257,8 @@ static void hear(const char *event, const char *who, uint32_t i, const char *kin
         msg.code = msg.kind == PSD_MSG_SHARD_STATE ? PSD_SHARD_STARTED : 0;
     } else
         msg.seq = 31;
+    if (node && strcmp(who, "server"))
+        msg.shard = psd_engine_index(psd_node_engine(node));
     transcript_fields(event, &msg);
     if (msg.kind == PSD_MSG_SHARD_STATE) {
         version[i] = msg.version;
@@ -267,7 +293,7 @@ static void make(const char *event, const psd_coordinator_config_t *config)
     psd_engine_config_t engine = { .job = "mnist",
                                    .settings = config->settings->text,
                                    .print_rule = psd_rule_print,
-                                   .endpoint = "tcp://host:0",
+                                   .endpoint = transcript_number(event, "other", 0) ? "tcp://host:1" : "tcp://host:0",
                                    .wanted_index = -1,
                                    .nonce = UINT64_C(1) << 16,
                                    .groups = config->groups,
@@ -280,7 +306,7 @@ static void make(const char *event, const psd_coordinator_config_t *config)
                                    .accumulate = config->accumulate,
                                    .clip = config->clip,
                                    .fold_at = (uint32_t)transcript_number(event, "fold_at", 0) };
-    cr_assert_not_null(node = psd_node_new(&engine, config, NULL));
+    cr_assert_not_null(node = psd_node_new(&engine, transcript_number(event, "other", 0) ? NULL : config, NULL));
 }
 
 static void begin(const char *event)
@@ -353,11 +379,11 @@ static void pass(uint64_t ms, bool alive)
 static void say_facts(void)
 {
     const psd_coordinator_facts_t f = facts();
-    const psd_membership_t *members = psd_coordinator_members(look());
 #define SHOW(field)                                                                                                                \
     if (f.field)                                                                                                                   \
     transcript_say(#field "=%.9g", (double)f.field)
-    transcript_say("state=%s", psd_job_state_name(f.state));
+    if (look())
+        transcript_say("state=%s", psd_job_state_name(f.state));
     SHOW(stopped);
     SHOW(view_id);
     SHOW(clock);
@@ -417,6 +443,9 @@ static void say_facts(void)
             if (stats->rejected[i])
                 transcript_say("shard: rejected: %s=%" PRIu64, psd_refusal_name(i), stats->rejected[i]);
     }
+    if (!look())
+        return;
+    const psd_membership_t *members = psd_coordinator_members(look());
     psd_server_facts_t server;
     for (uint32_t s = 0; psd_coordinator_server(look(), s, &server); s++)
         transcript_say("server %u:%s%s endpoint=%s clock=%" PRIu64 " version=%" PRIu64 " heard_ms=%" PRIu64, s,
@@ -456,8 +485,16 @@ static void call(const char *event)
         msg.worker = (uint32_t)transcript_number(event, "worker", 0);
         msg.incarnation = incarnation[msg.worker];
         psd_coordinator_heard(coordinator, now, peer_of("worker", msg.worker, (uint32_t)transcript_number(event, "user", 0)), &msg);
-    } else if (!strcmp(event, "stop"))
-        node ? (void)psd_node_stop(node, now, &out) : psd_coordinator_stop(coordinator, now, &out);
+    } else if (!strcmp(event, "stop") && node)
+        transcript_say("%s", psd_node_stop(node, now, &out) ? "it stops" : "only server 0 can stop the job");
+    else if (!strcmp(event, "save"))
+        transcript_say("%s", psd_node_request_save(node) ? "it saves" : "only server 0 can save");
+    else if (!strcmp(event, "malformed"))
+        psd_node_malformed(node, peer_of("worker", 0, 0), 0, "bytes", &out);
+    else if (!strcmp(event, "version"))
+        psd_node_malformed(node, peer_of("worker", 0, 0), 1, "version 1", &out);
+    else if (!strcmp(event, "stop"))
+        psd_coordinator_stop(coordinator, now, &out);
     else if (!strcmp(event, "facts"))
         say_facts();
     else
@@ -479,6 +516,8 @@ static void perform(const char *event)
     else if (sscanf(event, "servers %23s", what) == 1)
         for (uint32_t s = 0; s < n_servers; s++)
             hear(event, "server", s, what);
+    else if (sscanf(event, "worker %u incarnation=%llu", &i, &ms) == 2)
+        incarnation[i] = ms;
     else if (sscanf(event, "%15s %u %23s", who, &i, what) != 3)
         call(event);
     else if (strcmp(what, "again"))
@@ -522,3 +561,5 @@ Test(transcripts, of_a_coordinator_that_gets_no_time) { play("away"); }
 Test(transcripts, of_who_gets_which_place) { play("places"); }
 
 Test(transcripts, of_server_0_with_its_shard) { play("server"); }
+
+Test(transcripts, of_a_server_that_joins_anothers_job) { play("other"); }
