@@ -1,10 +1,13 @@
 #include <criterion/criterion.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/support/logged.h"
 #include "tests/support/said.h"
+#include "tests/support/transcript.h"
 #include "worker/session.h"
 
 TestSuite(session, .timeout = 600);
@@ -2044,4 +2047,239 @@ Test(session, a_hello_says_whose_it_is_for_which_job_and_place_and_is_repeated_u
     welcome(RUN, NONCE);
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_JOINED);
     cr_expect_eq(times_of(PSD_MSG_HELLO, 1000, at), 0);
+}
+
+/* ---- whole lives, compared with their transcripts ---- */
+
+/* The events of tests/golden/transcripts/session_*.txt; the numbers that every message has are filled in:
+ *
+ *   job FIELD=VALUE ...     the job that the servers welcome to, and a new session: servers=2, part_elements=4, mode=asp, push=CODEC,
+ *                           pull=CODEC, saves_residuals=1, patience_ms=N
+ *   from=N KIND FIELD=VALUE ...  server N says so: a part has `values` (or `bytes`), a bitmap `bits`
+ *   register, push tensor=N, exchange [without=N], pull, rate lr=X, rows text="...", report, leave finished=1
+ *   pass MS                 time, with a tick each 50 ms */
+
+static psd_cluster_t played;
+static psd_tensor_desc_t played_tensor[] = { { .name = "a", .n_dims = 1, .dim = { 2 }, .n_elements = 2 },
+                                             { .name = "b", .n_dims = 1, .dim = { 3 }, .n_elements = 3 },
+                                             { .name = "c", .n_elements = 1 } };
+static float played_w[3][3], played_slow[3][3];
+static float *const played_data[] = { played_w[0], played_w[1], played_w[2] };
+static const float played_g[3][3] = { { 10, 20 }, { 30, 40, 50 }, { 60 } };
+static char facts_before[2048];
+
+static const char *name_of_server(psd_peer_t peer)
+{
+    static char name[32];
+    snprintf(name, sizeof name, "server %u", (unsigned)(peer - PSD_PEER_SERVER));
+    return name;
+}
+
+static void begin_job(const char *event)
+{
+    psd_job_settings_t *s = &played.settings;
+    const bool in_asp = !strcmp(transcript_text(event, "mode"), "asp");
+    psd_session_destroy(&session);
+    now = 1000;
+    *facts_before = '\0';
+    for (int t = 0; t < 3; t++)
+        for (int i = 0; i < 3; i++)
+            played_w[t][i] = (float)(10 * t + i + 1);
+    played = (psd_cluster_t){ .n_servers = (uint32_t)transcript_number(event, "servers", 1),
+                              .endpoint = { "tcp://here:1", "tcp://there:2" } };
+    *s = (psd_job_settings_t){ .text = "as told",
+                               .lease_ms = 1200,
+                               .in_rounds = !in_asp,
+                               .whole_norm = in_asp,
+                               .saves_residuals = transcript_number(event, "saves_residuals", 0) != 0,
+                               .part_elements = (uint32_t)transcript_number(event, "part_elements", 4) };
+    snprintf(s->mode, sizeof s->mode, "%s", in_asp ? "asp" : "bsp");
+    snprintf(s->optimizer, sizeof s->optimizer, "sgd");
+    const char *code = transcript_text(event, "push");
+    s->codings.push = (psd_coding_t){ psd_codec_find(*code ? code : "f32"), 0 };
+    code = transcript_text(event, "pull");
+    s->codings.pull = (psd_coding_t){ psd_codec_find(*code ? code : "f32"), 0 };
+    session = psd_session_new(&(psd_session_config_t){ .job = "mnist",
+                                                       .name = "me",
+                                                       .wanted = 4,
+                                                       .nonce = NONCE,
+                                                       .recipe = "60 rows",
+                                                       .patience_ms = (uint64_t)transcript_number(event, "patience_ms", 0),
+                                                       .read_groups = psd_groups_parse });
+}
+
+/* The numbers in "1, 2.5, nan". */
+static size_t list_floats(const char *text, float *values)
+{
+    size_t n = 0;
+    for (char *end; *text; text = *end ? end + 1 : end)
+        values[n++] = strtof(text, &end);
+    return n;
+}
+
+static void hear(const char *event)
+{
+    char kind[32];
+    float values[64];
+    uint8_t bytes[8192];
+    const size_t word = strcspn(event, " ") + 1;
+    snprintf(kind, sizeof kind, "%.*s", (int)strcspn(event + word, " "), event + word);
+    const uint32_t from = (uint32_t)transcript_number(event, "from", 0);
+    psd_msg_t msg = { .kind = transcript_kind(kind),
+                      .protocol = PSD_PROTOCOL,
+                      .job = RUN,
+                      .worker = 3,
+                      .incarnation = RUN,
+                      .shard = from,
+                      .dtype = PSD_DTYPE_F32 };
+    transcript_fields(event, &msg);
+    size_t n = 0;
+    switch (psd_kind_payload(msg.kind)) {
+    case PSD_PAYLOAD_CLUSTER:
+        n = psd_cluster_encode(&played, bytes, sizeof bytes);
+        break;
+    case PSD_PAYLOAD_BITMAP:
+        for (const char *bit = transcript_text(event, "bits"); *bit; bit++, msg.parts++) {
+            bytes[msg.parts / 8] = (uint8_t)(msg.parts % 8 ? bytes[msg.parts / 8] : 0);
+            if (*bit == '1')
+                psd_bitmap_set(bytes, msg.parts);
+        }
+        n = psd_bitmap_bytes(msg.parts);
+        break;
+    case PSD_PAYLOAD_PART:
+        if (!*transcript_text(event, "values"))
+            break;
+        msg.n_elements = (uint32_t)list_floats(transcript_text(event, "values"), values);
+        msg.codec = PSD_CODEC_F32;
+        n = msg.n_elements * sizeof *values;
+        memcpy(bytes, values, n);
+        msg.checksum = psd_crc32c(bytes, n) + (transcript_number(event, "damaged", 0) != 0);
+        break;
+    default:
+        break;
+    }
+    psd_buf_t *buf = n ? said_with(&msg, bytes, n) : NULL;
+    psd_session_message(session, now, PSD_PEER_SERVER + from, &msg, buf, &out);
+    psd_buf_unref(&buf);
+}
+
+static void call(const char *event)
+{
+    const float *const g[] = { played_g[0], played_g[1], played_g[2] };
+    const float *some[] = { g[0], g[1], g[2] };
+    static const float bad[] = { 10, NAN };
+    float *const slow[] = { played_slow[0], played_slow[1], played_slow[2] };
+    psd_tensor_list_t list = { .n = 3, .tensor = played_tensor, .rows = 1000 };
+    const uint32_t tensor = (uint32_t)transcript_number(event, "tensor", 0),
+                   without = (uint32_t)transcript_number(event, "without", 9);
+    const uint64_t samples = (uint64_t)transcript_number(event, "samples", 10);
+    const double loss = transcript_number(event, "loss", 1.5), lr = transcript_number(event, "lr", 0);
+    int rc = PSD_OK;
+    err = (psd_err_t){ 0 };
+    if (without < 3)
+        some[without] = NULL;
+    if (transcript_number(event, "bad", 0) != 0)
+        some[0] = bad;
+    if (!strncmp(event, "register", 8))
+        rc = psd_session_register(session, now, &list, played_data, &out, &err);
+    else if (!strncmp(event, "push", 4))
+        rc = psd_session_push(session, now, tensor, some[tensor], samples, loss, &err);
+    else if (!strncmp(event, "exchange", 8))
+        rc = psd_session_exchange(session, now, samples ? some : NULL, samples, loss, &err);
+    else if (!strncmp(event, "pull", 4))
+        rc = psd_session_pull_slow(session, now, slow, &out, &err);
+    else if (!strncmp(event, "rate", 4))
+        rc = psd_session_set_lr(session, now, lr, &out, &err);
+    else if (!strncmp(event, "rows", 4))
+        rc = psd_session_say_rows(session, now, transcript_text(event, "text"), &out, &err);
+    else if (!strncmp(event, "report", 6))
+        psd_session_report(session, transcript_text(event, "name"), lr, &out);
+    else if (!strncmp(event, "leave", 5))
+        psd_session_leave(session, now, transcript_number(event, "finished", 1) != 0, &out);
+    else
+        cr_assert_fail("no such event: %s", event);
+    while (psd_session_pump(session, &out))
+        ;
+    if (rc != PSD_OK)
+        transcript_say("= %d %s", rc, err.text);
+}
+
+static void say_facts_that_changed(void)
+{
+    static const char *const phases[] = { "JOINING",    "JOINED",  "REGISTERING", "RESTORING", "READY", "COLLECTING",
+                                          "EXCHANGING", "PULLING", "SETTING",     "LEAVING",   "LEFT",  "FAILED" };
+    char facts[2048], wait[300];
+    uint32_t lost = 0;
+    const psd_session_position_t at = psd_session_position(session);
+    psd_session_describe_wait(session, wait, sizeof wait);
+    const bool is_lost = psd_session_lost_server(session, &lost);
+    snprintf(facts, sizeof facts,
+             "= %s clock=%" PRIu64 " version=%" PRIu64 " view=%" PRIu64 " rank=%u/%u samples=%g loss=%g lr=%g%s moved=%" PRIu64
+             " rejoins=%" PRIu64 "%s%s asks=%d%d waits=\"%s\" a=%g,%g b=%g,%g,%g c=%g slow=%g,%g,%g %s",
+             phases[psd_session_phase(session)], at.clock, at.version, at.view_id, at.rank, at.world, at.samples, at.round_loss,
+             at.step_lr, at.gathered ? " gathered" : "", psd_session_moved(session), psd_session_rejoins(session),
+             psd_session_drains(session) ? " drains" : "", is_lost ? lost ? " lost=1" : " lost=0" : "",
+             psd_session_asks(session, 0), psd_session_asks(session, 1), wait, (double)played_w[0][0], (double)played_w[0][1],
+             (double)played_w[1][0], (double)played_w[1][1], (double)played_w[1][2], (double)played_w[2][0],
+             (double)played_slow[0][0], (double)played_slow[1][0], (double)played_slow[2][0], psd_session_error(session)->text);
+    if (strcmp(facts, facts_before))
+        transcript_say("%s", facts);
+    snprintf(facts_before, sizeof facts_before, "%s", facts);
+}
+
+static void perform(const char *event)
+{
+    psd_actions_drop(&out, out.n);
+    if (!strncmp(event, "pass ", 5)) {
+        for (uint64_t end = now + strtoull(event + 5, NULL, 10); now < end;) {
+            now += 50;
+            psd_session_tick(session, now, &out);
+            transcript_actions(now, &out);
+        }
+    } else if (!strncmp(event, "job", 3)) {
+        begin_job(event);
+        psd_session_tick(session, now, &out);
+    } else if (!strncmp(event, "from=", 5)) {
+        hear(event);
+    } else {
+        call(event);
+    }
+    transcript_actions(now, &out);
+    say_facts_that_changed();
+}
+
+static void play(const char *name)
+{
+    const char *difference = transcript_play(name, perform, name_of_server);
+    cr_expect_null(difference, "%s", difference);
+}
+
+Test(session, a_life_in_rounds_is_as_in_its_transcript, .fini = teardown) { play("session_bsp"); }
+Test(session, a_life_in_a_job_without_rounds_is_as_in_its_transcript, .fini = teardown) { play("session_asp"); }
+Test(session, a_life_with_servers_that_are_lost_and_go_back_is_as_in_its_transcript, .fini = teardown) { play("session_lost"); }
+Test(session, a_life_with_residuals_is_as_in_its_transcript, .fini = teardown) { play("session_coded"); }
+
+/* Chunks of more than 4096 elements, which are copied and checked block by block. */
+Test(session, weights_of_a_large_model_arrive_where_they_belong_and_are_checked_to_the_end, .init = setup_two, .fini = teardown)
+{
+    static float w[HALF];
+    psd_msg_t attached = message(PSD_MSG_ATTACHED, RUN), msg = message(PSD_MSG_WEIGHTS, RUN);
+    for (size_t i = 0; i < HALF; i++)
+        w[i] = (float)i;
+    attached.parts = msg.parts = 2;
+    say(&attached, NULL, 0);
+    msg.world = 1;
+    msg.clock = 4;
+    msg.part = 1;
+    msg.n_elements = HALF;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_F32;
+    msg.checksum = psd_crc32c(w, sizeof w);
+    w[HALF - 1] = -1;
+    say(&msg, w, sizeof w);
+    cr_expect_eq(psd_session_moved(session), 0, "its last element was damaged");
+    w[HALF - 1] = HALF - 1;
+    say(&msg, w, sizeof w);
+    cr_expect_eq(psd_session_moved(session), 1);
+    cr_expect_arr_eq(big + HALF, w, sizeof w);
 }
