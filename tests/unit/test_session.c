@@ -2053,11 +2053,10 @@ Test(session, a_hello_says_whose_it_is_for_which_job_and_place_and_is_repeated_u
 
 /* The events of tests/golden/transcripts/session_*.txt; the numbers that every message has are filled in:
  *
- *   job FIELD=VALUE ...     the job that the servers welcome to, and a new session: servers=2, part_elements=4, mode=asp, push=CODEC,
- *                           pull=CODEC, saves_residuals=1, patience_ms=N
- *   from=N KIND FIELD=VALUE ...  server N says so: a part has `values` (or `bytes`), a bitmap `bits`
- *   register, push tensor=N, exchange [without=N], pull, rate lr=X, rows text="...", report, leave finished=1
- *   pass MS                 time, with a tick each 50 ms */
+ *   job FIELD=VALUE ...          the job that the servers welcome to, and a new session
+ *   from=N KIND FIELD=VALUE ...  server N says so: a part has `values`, a bitmap `bits`
+ *   pass MS                      time, with a tick each 50 ms
+ *   register, push tensor=N, exchange without=N, pull, rate lr=X, rows text="...", report, leave finished=1: calls */
 
 static psd_cluster_t played;
 static psd_tensor_desc_t played_tensor[] = { { .name = "a", .n_dims = 1, .dim = { 2 }, .n_elements = 2 },

@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <glob.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
 #include <signal.h>
@@ -14,6 +15,7 @@
 #include "common/optim/optimizer.h"
 #include "common/system/log.h"
 #include "common/system/safetensors.h"
+#include "tests/support/transcript.h"
 #include "worker/sampler.h"
 #include "worker/trainer.h"
 
@@ -54,6 +56,8 @@ static struct {
 
 static volatile sig_atomic_t stop;
 static psd_worker_t handle;
+static bool plays; /* a transcript, in which each call of the library is a line */
+#define note_call(...) (void)(plays && (transcript_say(__VA_ARGS__), true))
 
 static size_t elements(const psd_tensor_t *tensor)
 {
@@ -65,7 +69,7 @@ static size_t elements(const psd_tensor_t *tensor)
 
 int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *config)
 {
-    (void)config;
+    note_call("connect join=%s job=%s recipe=%s rows=%" PRIu64, config->join, config->job, config->recipe, config->rows);
     *out = &handle;
     return server.connect_rc;
 }
@@ -73,6 +77,8 @@ int psd_worker_connect(psd_worker_t **out, const psd_worker_config_t *config)
 int psd_worker_register_with(psd_worker_t *self, const psd_tensor_t *tensors, size_t n_tensors, const psd_worker_state_t *state)
 {
     (void)self, (void)state;
+    for (size_t i = 0; i < n_tensors; i++)
+        note_call("register %s of %zu floats", tensors[i].name, elements(&tensors[i]));
     memcpy(server.tensor, tensors, n_tensors * sizeof *tensors);
     server.n = n_tensors;
     for (size_t i = 0; i < n_tensors; i++) {
@@ -151,8 +157,9 @@ static double seconds(void)
 
 int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss, psd_ticket_t *ticket)
 {
-    (void)self, (void)loss;
+    (void)self;
     *ticket = ++server.exchanges;
+    note_call("exchange samples=%" PRIu64 " loss=%.5g clock=%" PRIu64, samples, loss, server.position.clock);
     if (server.exchanges == 1)
         server.first_since = seconds();
     server.samples += samples;
@@ -190,6 +197,7 @@ int psd_worker_push(psd_worker_t *self, size_t tensor, const float *gradient, ui
     static const float *gradients[PSD_MAX_PARAMS];
     static size_t n;
     cr_assert_eq(tensor, server.n - 1 - n);
+    note_call("push tensor=%zu samples=%" PRIu64 " loss=%.5g", tensor, samples, loss);
     cr_expect(gradient >= lent && gradient + elements(&server.tensor[tensor]) <= lent + n_lent);
     cr_expect(!n || gradient + elements(&server.tensor[tensor]) == gradients[tensor + 1]);
     gradients[tensor] = gradient;
@@ -222,6 +230,7 @@ int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)
 int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
 {
     (void)self, (void)timeout_ms;
+    note_call("pull_slow timeout_ms=%d", timeout_ms);
     for (size_t i = 0; i < server.n; i++)
         memcpy(out[i], server.slot[i][server.rule.slow_slot], elements(&server.tensor[i]) * sizeof(float));
     return 0;
@@ -232,6 +241,8 @@ static unsigned reports_of_progress, n_left;
 int psd_worker_report(psd_worker_t *self, const char *name, double value)
 {
     (void)self;
+    if (strncmp(name, "progress/", strlen("progress/"))) /* which come by the clock */
+        note_call("report %s=%.5g", name, value);
     reports_of_progress += !strncmp(name, "progress/", strlen("progress/"));
     if (!strcmp(name, "val/accuracy"))
         reported = value;
@@ -250,7 +261,8 @@ int psd_worker_asked_to_leave(const psd_worker_t *self)
 
 int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
 {
-    (void)self, (void)timeout_ms;
+    (void)self;
+    note_call("leave finished=%d timeout_ms=%d", finished, timeout_ms);
     server.left = finished;
     return server.leave_rc;
 }
@@ -259,6 +271,7 @@ void psd_worker_close(psd_worker_t **self_p)
 {
     *self_p = NULL;
     free(lent);
+    lent = NULL;
 }
 int psd_worker_fd(const psd_worker_t *self) { return self ? -1 : -2; }
 const char *psd_worker_error(const psd_worker_t *self)
@@ -1309,4 +1322,167 @@ Test(trainer, a_run_from_the_start_says_nothing_of_patience)
     config.stop_patience = 50;
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
     cr_expect_eq(count_logged("train.patience"), 0, "%s", logged);
+}
+
+/* ---- whole runs, compared with their transcript ---- */
+
+/* The events of tests/golden/transcripts/trainer.txt: "run FIELD=VALUE ...", where the fields are those of the server above and of
+ * the configuration. Times and hashes are "~". */
+
+/* The log counts lines that come again soon. */
+static uint64_t later(void *arg)
+{
+    static uint64_t now;
+    (void)arg;
+    return now += UINT64_C(60000000);
+}
+
+static void say_line(void *arg, const char *line, size_t n)
+{
+    (void)arg;
+    transcript_say("log %.*s", (int)(n - 1 - strcspn(line, " ") - 1), line + strcspn(line, " ") + 1);
+}
+
+static void print_value(FILE *out, const char *key, const json_t *value)
+{
+    static const char *const times[] = { "ts", "begun_ts", "ended_ts", "wall_time_s", "samples_per_s" };
+    bool varies = !strncmp(key, "sha256", 6);
+    for (size_t i = 0; i < sizeof times / sizeof *times; i++)
+        varies = varies || !strcmp(key, times[i]);
+    fprintf(out, " %s=", key);
+    if (json_is_null(value))
+        fprintf(out, "null");
+    else if (varies)
+        fprintf(out, "~");
+    else if (json_is_string(value))
+        fprintf(out, "%s", json_string_value(value));
+    else if (json_is_number(value))
+        fprintf(out, "%.5g", json_number_value(value));
+}
+
+static void print_object(FILE *out, json_t *object)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(object, key, value)
+    {
+        print_value(out, key, value);
+        if (!json_is_object(value))
+            continue;
+        fprintf(out, "(");
+        print_object(out, value);
+        fprintf(out, " )");
+    }
+}
+
+static void say_object(const char *what, json_t *object)
+{
+    char *text = NULL;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+    cr_assert_not_null(object, "%s is not JSON", what);
+    print_object(out, object);
+    fclose(out);
+    transcript_say("%s:%s", what, text);
+    free(text);
+    json_decref(object);
+}
+
+/* And remove them. */
+static void say_files(void)
+{
+    char pattern[300], text[4096];
+    glob_t found;
+    snprintf(pattern, sizeof pattern, "%s/*", dir);
+    glob(pattern, 0, NULL, &found);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        const char *name = found.gl_pathv[i] + strlen(dir) + 1;
+        FILE *file = strstr(name, ".jsonl") ? fopen(found.gl_pathv[i], "r") : NULL;
+        if (!strncmp(name, "summary", 7))
+            say_object(name, json_load_file(found.gl_pathv[i], 0, NULL));
+        else if (!file)
+            transcript_say("%s", name);
+        while (file && fgets(text, sizeof text, file))
+            say_object(name, json_loads(text, 0, NULL));
+        if (file)
+            fclose(file);
+        unlink(found.gl_pathv[i]);
+    }
+    globfree(&found);
+}
+
+static void forget_slots(void)
+{
+    for (size_t i = 0; i < server.n; i++)
+        for (int s = 0; s < server.rule.n_slots; s++)
+            free(server.slot[i][s]);
+    memset(&server, 0, sizeof server);
+}
+
+static void configure_server(const char *event)
+{
+    forget_slots();
+    server.position = (psd_position_t){ .clock = (uint64_t)transcript_number(event, "clock", 1),
+                                        .version = 100,
+                                        .rank = (uint32_t)transcript_number(event, "rank", 0),
+                                        .world = (uint32_t)transcript_number(event, "world", 1),
+                                        .worker = (uint32_t)transcript_number(event, "worker", 0),
+                                        .run = 171,
+                                        .has_slow = transcript_number(event, "slow", 0) != 0 };
+    cr_assert_eq(psd_rule_parse(&server.rule, server.position.has_slow ? "lookahead(sgd(lr=0.5), k=2)" : "sgd(lr=0.5)", &err),
+                 PSD_OK);
+    server.left = -1;
+    server.round_loss = 0.625;
+    server.accumulate = (uint32_t)transcript_number(event, "accumulate", 1);
+    server.in_asp = transcript_number(event, "asp", 0) != 0;
+    server.job_samples = (uint64_t)transcript_number(event, "job_samples", 0);
+    server.connect_rc = (int)transcript_number(event, "connect_rc", 0);
+    server.exchange_rc = (int)transcript_number(event, "exchange_rc", 0);
+    server.leave_rc = (int)transcript_number(event, "leave_rc", 0);
+    server.stop_at = (uint64_t)transcript_number(event, "stop_at", 0);
+    server.drain_at = (uint64_t)transcript_number(event, "drain_at", 0);
+    server.skips_at = (uint64_t)transcript_number(event, "skips_at", 0);
+    server.hopeless_at = (uint64_t)transcript_number(event, "hopeless_at", 0);
+    server.goes_back_at = (uint64_t)transcript_number(event, "goes_back_at", 0);
+    server.goes_back_to = (uint64_t)transcript_number(event, "goes_back_to", 0);
+    server.world_shrinks_at = (uint64_t)transcript_number(event, "world_shrinks_at", 0);
+    server.waits_before_ready = (int)transcript_number(event, "waits", 0);
+}
+
+static void perform_run(const char *event)
+{
+    char save[256];
+    stop = 0;
+    configure_server(event);
+    psd_model_destroy(&model);
+    model = new_model();
+    snprintf(save, sizeof save, "%s/w.safetensors", dir);
+    config.model = model;
+    config.batch = (size_t)transcript_number(event, "batch", 200);
+    config.server.job = "mnist";
+    config.server.recipe = "as all";
+    config.server.rows = 500;
+    config.stop_epochs = transcript_number(event, "epochs", 1);
+    config.stop_steps = (uint64_t)transcript_number(event, "steps", 0);
+    config.stop_target = transcript_number(event, "target", 0);
+    config.stop_patience = (uint64_t)transcript_number(event, "patience", 0);
+    config.eval_every = transcript_number(event, "eval_every", 1);
+    config.metrics_every = (uint64_t)transcript_number(event, "metrics_every", 1);
+    config.eval_train = transcript_number(event, "eval_train", 0) != 0;
+    config.test = transcript_number(event, "test", 1) != 0 ? test : NULL;
+    config.held = transcript_number(event, "held", 0) != 0 ? train : NULL;
+    config.save = transcript_number(event, "save", 0) != 0 ? save : NULL;
+    err = (psd_err_t){ 0 };
+    const int rc = psd_trainer_run(&config, &result, &err);
+    transcript_say("= %d %s", rc, err.text);
+    say_files();
+}
+
+Test(trainer, whole_runs_are_as_in_their_transcript)
+{
+    plays = true;
+    psd_log_init(&(psd_log_config_t){ .level = PSD_LOG_INFO, .format = PSD_LOG_LOGFMT, .sink = say_line, .now_us = later });
+    const char *difference = transcript_play("trainer", perform_run, NULL);
+    cr_expect_null(difference, "%s", difference);
+    plays = false;
 }
