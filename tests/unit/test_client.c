@@ -745,9 +745,11 @@ Test(client, optimizer_state_goes_with_the_registration_and_what_is_missing_is_l
     state.optimizer = "adam(lr=";
     cr_expect_eq(psd_worker_register_with(worker, tensors, 3, &state), PSD_W_EDATA);
     state.optimizer = "sgd";
+    state.partial = 1;
     cr_expect_eq(psd_worker_register_with(worker, tensors, 3, &state), PSD_W_EDATA);
     cr_expect_eq(strncmp(psd_worker_error(worker), "optimizer state: ", 17), 0, "%s", psd_worker_error(worker));
     state.optimizer = "adam";
+    state.partial = 0;
     cr_expect_eq(psd_worker_register_with(worker, tensors, 3, &state), PSD_W_EDATA, "it is not partial");
     state.partial = 1;
     expect_ok(psd_worker_register_with(worker, tensors, 3, &state));
@@ -757,6 +759,18 @@ Test(client, optimizer_state_goes_with_the_registration_and_what_is_missing_is_l
                  "INIT part=0/2 1 2\n"
                  "INIT part=1/2 3 4 5 6\n");
     expect_logged("1 state.missing tensors=1 fields=\"");
+}
+
+Test(client, a_program_without_a_log_registers_optimizer_state_of_some_tensors)
+{
+    static const float momentum[] = { 0.5, 0.25 };
+    const psd_worker_field_t field = { "a", "momentum_buffer", momentum, 2, 0 };
+    const psd_worker_state_t state = { .size = sizeof state, .field = &field, .n = 1, .partial = 1 };
+    const psd_worker_config_t config = { .size = sizeof config, .join = server.at, .insecure = true };
+    set_weights();
+    snprintf(cluster.settings.optimizer, sizeof cluster.settings.optimizer, "sgd(lr=0.5, momentum=0.9)");
+    expect_ok(psd_worker_connect(&worker, &config));
+    expect_ok(psd_worker_register_with(worker, tensors, 3, &state));
 }
 
 /* ---- waits ---- */

@@ -17,7 +17,7 @@ static uv_loop_t loop;
 static psd_net_t *worker_net;
 static fake_server_t server[2];
 static char dir[] = "/tmp/psd-test-XXXXXX", file[64];
-static uint64_t hellos[2];
+static uint64_t hellos[2], attaches[2]; /* attaches: to server 1 */
 static bool refuses;
 static uint64_t welcomes;            /* the job's run that server 0 welcomes workers to; 0: it does not answer */
 static uint32_t leaves[2], n_leaves; /* the first codes of LEAVE that differ */
@@ -60,6 +60,7 @@ static void on_heard(fake_server_t *from, const psd_msg_t *msg, psd_buf_t *body)
     psd_msg_t answer = { .kind = PSD_MSG_REFUSED, .code = PSD_REFUSAL_JOB, .text = "another job" };
     (void)body;
     hellos[from - server] += msg->kind == PSD_MSG_HELLO;
+    attaches[from - server] += msg->kind == PSD_MSG_ATTACH && msg->shard == 1;
     if (msg->kind == PSD_MSG_LEAVE && n_leaves < 2 && (!n_leaves || leaves[n_leaves - 1] != msg->code)) /* it is repeated */
         leaves[n_leaves++] = msg->code;
     if (msg->kind == PSD_MSG_HEARTBEAT && msg->job != welcomes)
@@ -369,4 +370,44 @@ Test(driver, a_worker_that_is_given_up_between_two_exchanges_is_told_by_the_desc
         uv_run(&loop, UV_RUN_NOWAIT);
     cr_expect_eq(poll(&fd, 1, 60000), 1);
     cr_expect_eq(look().failure.code, PSD_EFENCED);
+}
+
+Test(driver, a_server_of_another_protocol_fails_the_session_with_both_numbers)
+{
+    welcomes = 9;
+    start(server[0].at);
+    cr_assert_not_null(driver, "%s", err.text);
+    await_joined_again(0);
+    fake_server_send(&server[0], &(psd_msg_t){ .kind = PSD_MSG_HEARTBEAT, .protocol = PSD_PROTOCOL + 1, .job = welcomes }, NULL);
+    while (look().phase != PSD_PHASE_FAILED)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    char words[120];
+    snprintf(words, sizeof words, "server 0 uses protocol %d, this worker %d; install the same version on both", PSD_PROTOCOL + 1,
+             PSD_PROTOCOL);
+    cr_expect_str_eq(look().failure.text, words);
+    cr_expect_eq(look().failure.code, PSD_EREFUSED);
+}
+
+/* The new one is where server 0 listens too, so that a restarted server needs no third socket. */
+Test(driver, server_1_is_attached_to_where_each_welcome_says_that_it_is)
+{
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
+    static psd_tensor_list_t list = { .n = 1 };
+    static float w[2], *const data[] = { w };
+    list.tensor = &tensor;
+    welcomes = 9;
+    lease_ms = 600;
+    other = server[1].at;
+    start(server[0].at);
+    cr_assert_not_null(driver, "%s", err.text);
+    await_joined_again(0);
+    psd_handover_post(handover, &(psd_request_t){ .kind = PSD_REQUEST_REGISTER, .list = &list, .data = data });
+    psd_driver_take_up(driver);
+    while (!attaches[1])
+        uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_eq(attaches[0], 0);
+    other = server[0].at;
+    welcomes = 11;
+    while (!attaches[0])
+        uv_run(&loop, UV_RUN_NOWAIT);
 }
