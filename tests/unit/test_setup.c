@@ -178,3 +178,104 @@ Test(setup, weights_to_start_from_are_told_with_those_that_are_missing_and_those
                   "start as without init\"\n");
     expect_logged(" id=init.unused tensors=2 names=\"bias, head.weight\"");
 }
+
+/* ---- refusals ---- */
+
+static void expect_refused_at(int line, const char *flags, int code, const char *sentence)
+{
+    err = (psd_err_t){ 0 };
+    cr_expect_eq(try_load(flags), code, "line %d: %d", line, err.code);
+    cr_expect_str_eq(err.text, sentence, "line %d: %s", line, err.text);
+}
+#define expect_refused(flags, code, sentence) expect_refused_at(__LINE__, flags, code, sentence)
+
+Test(setup, rows_of_which_none_counts_are_refused_wherever_they_are)
+{
+    const char *const some = "w,a,y\n1,2,0\n0,4,1\n1,5,0\n0,7,1\n", *const none = "w,a,y\n0,2,0\n0,4,1\n";
+    write_file("train.csv", none);
+    expect_refused("--model-kind=softmax --data-weight-column=w", PSD_EDATA,
+                   "--data-weight-column: the weights of all 2 training rows are 0, so none of them counts; is data.weight_column "
+                   "the right one?");
+    write_file("train.csv", some);
+    write_file("test.csv", none);
+    expect_refused("--model-kind=softmax --data-weight-column=w --data-test=csv:test.csv", PSD_EDATA,
+                   "--data-weight-column: the weights of all 2 test rows are 0, so none of them counts; is data.weight_column the "
+                   "right one?");
+}
+
+Test(setup, an_end_that_needs_an_evaluation_needs_rows_to_evaluate)
+{
+    write_file("train.csv", "a,y\n2,0\n4,1\n5,0\n7,1\n");
+    expect_refused("--model-kind=softmax --stop-patience=3", PSD_ECONFIG,
+                   "--stop-patience: stop.patience is set, but there are no rows to evaluate; set data.validation or data.test");
+    expect_refused("--model-kind=softmax --stop-target=0.9", PSD_ECONFIG,
+                   "--stop-target: stop.target is set, but there is no test set to measure it on; set data.test");
+    load("--model-kind=softmax --stop-patience=3 --data-validation=0.5");
+    cr_expect(setup_of.test && setup_of.test->n_rows == 2 && setup_of.train->n_rows == 2 && !setup_of.held);
+}
+
+Test(setup, a_metric_that_the_rows_do_not_suit_is_refused)
+{
+    write_file("train.csv", "a,y\n2,0\n4,1\n5,2\n7,1\n");
+    write_file("test.csv", "a,y\n2,0\n4,1\n5,2\n7,1\n");
+    expect_refused("--model-kind=softmax --eval-metric=auc", PSD_ECONFIG,
+                   "--eval-metric: eval.metric auc is for 2 classes, the training set has 3; choose accuracy or logloss");
+    expect_refused("--model-kind=linear --eval-metric=auc", PSD_ECONFIG,
+                   "--eval-metric: eval.metric auc does not go with model.kind linear; choose mse, mae or r2");
+    expect_refused("--model-kind=softmax --eval-metric=mae", PSD_ECONFIG,
+                   "--eval-metric: eval.metric mae does not go with model.kind softmax; choose accuracy, logloss or auc");
+    expect_refused("--model-kind=softmax --data-test=csv:test.csv --stop-target=1.5", PSD_ECONFIG,
+                   "--stop-target: stop.target is 1.5, but accuracy is at most 1; set a target up to 1");
+    load("--model-kind=softmax --data-test=csv:test.csv --stop-target=1.5 --eval-metric=logloss");
+    load("--model-kind=softmax --data-test=csv:test.csv --stop-target=1");
+}
+
+/* ---- options ---- */
+
+/* What is read with these flags, as "flags: ROWSxFEATURES/CLASSES values; ..." */
+static void print_read(FILE *out, const char *flags)
+{
+    char all[200];
+    snprintf(all, sizeof all, "--model-kind=softmax %s", flags);
+    load(all);
+    const psd_dataset_t *set = setup_of.train;
+    fprintf(out, "%s: %zux%zu/%zu", flags, set->n_rows, set->n_features, set->n_classes);
+    for (size_t i = 0; set->dense && i < set->n_rows * set->n_features; i++)
+        fprintf(out, "%s%.4g", i % set->n_features ? "," : " ", (double)set->dense[i]);
+    fprintf(out, " batch=%zu\n", setup_of.batch);
+}
+
+Test(setup, each_option_of_the_data_does_what_it_says)
+{
+    static const char *const flags[] = { "--data-drop=b",
+                                         "--data-na=zero",
+                                         "--data-na=mean",
+                                         "--data-na=skip --data-log1p=b",
+                                         "--data-na=zero --data-scale=standard",
+                                         "--data-na=zero --data-categorical=b --data-one-hot=9",
+                                         "--data-na=zero --data-weight-column=a",
+                                         "--data-na=zero --data-batch=3",
+                                         "--data-na=zero --data-validation=0.5" };
+    static const char wanted[] = /* of a: the mean is 3.5, the deviation sqrt(5.25) */
+        "--data-drop=b: 4x1/2 1 2 4 7 batch=2\n"
+        "--data-na=zero: 4x2/2 1,3 2,5 4,0 7,9 batch=2\n"
+        "--data-na=mean: 4x2/2 1,3 2,5 4,5.667 7,9 batch=2\n"
+        "--data-na=skip --data-log1p=b: 3x2/2 1,1.386 2,1.792 7,2.303 batch=2\n"
+        "--data-na=zero --data-scale=standard: 4x2/2 -1.091,-0.3824 -0.6547,0.2294 0.2182,-1.3 1.528,1.453 batch=2\n"
+        "--data-na=zero --data-categorical=b --data-one-hot=9: 4x4/2 batch=2\n"
+        "--data-na=zero --data-weight-column=a: 4x1/2 3 5 0 9 batch=2\n"
+        "--data-na=zero --data-batch=3: 4x2/2 1,3 2,5 4,0 7,9 batch=3\n"
+        "--data-na=zero --data-validation=0.5: 2x2/2 1,3 7,9 batch=2\n"
+        "--data-delimiter=; --data-header=false --data-label-column=2: 2x2/2 1,3 2,5 batch=2\n";
+    char *text = NULL;
+    size_t n;
+    FILE *out = open_memstream(&text, &n);
+    write_file("train.csv", "a,b,y\n1,3,0\n2,5,1\n4,,0\n7,9,1\n");
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        print_read(out, flags[i]);
+    write_file("train.csv", "1;3;0\n2;5;1\n");
+    print_read(out, "--data-delimiter=; --data-header=false --data-label-column=2");
+    fclose(out);
+    cr_expect_str_eq(text, wanted, "%s", text);
+    free(text);
+}
