@@ -5,19 +5,18 @@
 #include <string.h>
 #include <uv.h>
 
-#include "common/net/transport.h"
 #include "proto/actions.h"
-#include "proto/wire.h"
 #include "psd/worker.h"
+#include "tests/support/fake_server.h"
 
-/* A thread that plays the only server of a job of two tensors; the test's thread is the follower's. */
+/* A thread that plays both servers of a job of two tensors, of which each holds one, or the only server; the test's thread is the
+ * follower's. */
 enum { RUN = 9, NUMBER = 4 };
 static pthread_t thread;
 static uv_loop_t loop;
 static uv_async_t stop;
-static psd_net_t *net;
-static psd_socket_t *socket_of;
-static char at[PSD_ENDPOINT_TEXT];
+static fake_server_t server[2];
+static uint32_t n_servers = 1;
 
 /* What it answers with: this message, or the weights. */
 static struct {
@@ -30,79 +29,66 @@ static char greeting[300]; /* "JOB NAME" of the last FOLLOW */
 static float x = 1;        /* all weights */
 static psd_follower_t *follower;
 
-static void tell(uint64_t peer, psd_msg_t *msg, psd_buf_t *body)
+static void tell(fake_server_t *from, psd_msg_t *msg)
 {
-    uint8_t header[PSD_MAX_FRAME_HEADER];
-    psd_buf_t *bytes;
-    msg->protocol = script.protocol ? script.protocol : PSD_PROTOCOL;
+    msg->protocol = script.protocol;
     msg->job = RUN;
-    const size_t n = psd_wire_write(msg, body, false, header, &bytes);
-    psd_socket_send(socket_of, peer, header, n, bytes);
-    psd_buf_unref(&bytes);
-    psd_buf_unref(&body);
+    fake_server_send(from, msg, NULL);
 }
 
-static void tell_snapshot(uint64_t peer, const psd_msg_t *asked)
+static void tell_snapshot(fake_server_t *from, const psd_msg_t *asked)
 {
+    const psd_msg_t followed = { .kind = PSD_MSG_FOLLOWED, .job = RUN, .seq = asked->seq, .clock = NUMBER };
     psd_cluster_t cluster = {
-        .n_servers = 1,
+        .n_servers = n_servers,
         .settings = { .text = "x", .mode = "bsp", .optimizer = "sgd", .lease_ms = 60000, .part_elements = PSD_MAX_CHUNK }
     };
-    snprintf(cluster.endpoint[0], sizeof cluster.endpoint[0], "%s", at);
+    for (uint32_t s = 0; s < n_servers; s++)
+        memcpy(cluster.endpoint[s], server[s].at, sizeof server[s].at);
     psd_tensor_desc_t tensor[] = { { .name = "w", .n_dims = 2, .dim = { 3, 2 }, .n_elements = 6 },
                                    { .name = "b", .n_elements = 1 } };
     psd_tensor_list_t model = { .n = 2, .tensor = tensor }, list;
-    if (asked->code & PSD_FOLLOW_MODEL && psd_tensors_copy(&list, &model) == PSD_OK)
-        tell(peer, &(psd_msg_t){ .kind = PSD_MSG_MODEL, .seq = asked->seq }, psd_body_of_tensors(&list));
-    tell(peer, &(psd_msg_t){ .kind = PSD_MSG_FOLLOWED, .seq = asked->seq, .clock = NUMBER }, psd_body_of_cluster(&cluster));
+    if (asked->code & PSD_FOLLOW_MODEL && psd_tensors_copy(&list, &model) == PSD_OK) {
+        psd_buf_t *body = psd_body_of_tensors(&list);
+        fake_server_send(from, &(psd_msg_t){ .kind = PSD_MSG_MODEL, .job = RUN, .seq = asked->seq }, body);
+        psd_buf_unref(&body);
+    }
+    fake_server_send_cluster(from, &followed, &cluster);
 }
 
-static void tell_weights(uint64_t peer, const psd_msg_t *asked)
+static void tell_weights(fake_server_t *from, const psd_msg_t *asked)
 {
+    const uint32_t s = (uint32_t)(from - server), n = n_servers == 1 ? 7 : s ? 1 : 6;
+    const psd_msg_t msg = {
+        .kind = PSD_MSG_VALUES, .job = RUN, .seq = asked->seq, .clock = NUMBER, .shard = s, .parts = 1, .version = 17 + s
+    };
     float values[7];
     for (size_t i = 0; i < 7; i++)
         values[i] = x;
-    tell(peer,
-         &(psd_msg_t){ .kind = PSD_MSG_VALUES,
-                       .seq = asked->seq,
-                       .clock = NUMBER,
-                       .parts = 1,
-                       .version = 17,
-                       .n_elements = 7,
-                       .dtype = PSD_DTYPE_F32,
-                       .codec = PSD_CODEC_F32 },
-         psd_payload_copy(values, sizeof values));
+    fake_server_send_floats(from, &msg, values, n);
 }
 
-static void on_message(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
+static void on_heard(fake_server_t *from, const psd_msg_t *msg, psd_buf_t *body)
 {
-    (void)arg;
-    psd_buf_t *body;
-    psd_msg_t msg;
-    psd_err_t err;
-    if (psd_wire_read(&msg, &body, header, n, payload, &err) == PSD_OK) {
-        if (msg.kind == PSD_MSG_FOLLOW)
-            snprintf(greeting, sizeof greeting, "%s %s", psd_body_hello(body)->job, psd_body_hello(body)->name);
-        if (msg.kind == PSD_MSG_READ)
-            read_code = msg.code;
-        if (msg.kind == PSD_MSG_READ)
-            tell_weights(peer, &msg);
-        else if (script.kind == PSD_MSG_FOLLOWED)
-            tell_snapshot(peer, &msg);
-        else if (script.kind) {
-            psd_msg_t answer = { .kind = script.kind, .seq = msg.seq, .code = script.code };
-            snprintf(answer.text, sizeof answer.text, "%s", script.text);
-            tell(peer, &answer, NULL);
-        }
+    if (msg->kind == PSD_MSG_FOLLOW)
+        snprintf(greeting, sizeof greeting, "%s %s", psd_body_hello(body)->job, psd_body_hello(body)->name);
+    if (msg->kind == PSD_MSG_READ)
+        read_code = msg->code;
+    if (msg->kind == PSD_MSG_READ)
+        tell_weights(from, msg);
+    else if (script.kind == PSD_MSG_FOLLOWED)
+        tell_snapshot(from, msg);
+    else if (script.kind) {
+        psd_msg_t answer = { .kind = script.kind, .seq = msg->seq, .code = script.code };
+        snprintf(answer.text, sizeof answer.text, "%s", script.text);
+        tell(from, &answer);
     }
-    psd_buf_unref(&body);
 }
-
-static void on_bad(void *arg, uint64_t peer, const char *why) { (void)arg, (void)peer, (void)why; }
 
 static void on_stop(uv_async_t *async)
 {
-    psd_socket_close(&socket_of, 0);
+    for (size_t s = 0; s < 2; s++)
+        fake_server_close(&server[s]);
     uv_close((uv_handle_t *)async, NULL);
 }
 
@@ -112,19 +98,31 @@ static void *serve(void *arg)
     return arg;
 }
 
+static int interruptions = -1; /* calls; -1: the program asks for none */
+
+static int interrupt_second(void *arg)
+{
+    cr_expect_eq(arg, &script);
+    return ++interruptions == 2;
+}
+
 static void start(psd_kind_t kind, uint32_t code, const char *text)
 {
-    const psd_keys_t none = { .insecure = true };
-    const psd_socket_handler_t handler = { on_message, on_bad, NULL, NULL };
     script.kind = kind;
     script.code = code;
     snprintf(script.text, sizeof script.text, "%s", text);
     uv_loop_init(&loop);
     uv_async_init(&loop, &stop, on_stop);
-    cr_assert_not_null(net = psd_net_new(&none, NULL));
-    cr_assert_not_null(socket_of = psd_socket_bind(net, &loop, "tcp://127.0.0.1:0", &handler, at, NULL));
+    for (size_t s = 0; s < 2; s++)
+        fake_server_open(&server[s], &loop, on_heard);
     cr_assert_eq(pthread_create(&thread, NULL, serve, NULL), 0);
-    const psd_worker_config_t config = { .size = sizeof config, .join = at, .job = "mnist", .name = "eye", .insecure = true };
+    const psd_worker_config_t config = { .size = sizeof config,
+                                         .join = server[0].at,
+                                         .job = "mnist",
+                                         .name = "eye",
+                                         .insecure = true,
+                                         .interrupted = interruptions < 0 ? NULL : interrupt_second,
+                                         .interrupted_arg = &script };
     cr_assert_eq(psd_follower_open(&follower, &config), PSD_W_OK, "%s", psd_follower_error(follower));
 }
 
@@ -133,8 +131,9 @@ static void teardown(void)
     psd_follower_close(&follower);
     uv_async_send(&stop);
     pthread_join(thread, NULL);
-    uv_loop_close(&loop);
-    psd_net_destroy(&net);
+    cr_expect_eq(uv_loop_close(&loop), 0);
+    for (size_t s = 0; s < 2; s++)
+        fake_server_destroy(&server[s]);
 }
 TestSuite(follower, .fini = teardown, .timeout = 120);
 
@@ -199,8 +198,48 @@ Test(follower, a_pull_waits_for_as_long_as_it_may_and_says_for_what)
     start(PSD_MSG_WAIT, 0, "the job to begin");
     cr_expect_eq(psd_follower_pull(follower, 0, 0), PSD_W_ETIMEOUT, "with 0 it only looks");
     char words[80 + PSD_ENDPOINT_TEXT];
-    snprintf(words, sizeof words, "pull: nothing was read from %s in 100 ms; waiting for the job to begin", at);
+    snprintf(words, sizeof words, "pull: nothing was read from %s in 100 ms; waiting for the job to begin", server[0].at);
     for (int i = 0; i < 600 && strcmp(psd_follower_error(follower), words); i++) /* the answer comes soon */
         cr_assert_eq(psd_follower_pull(follower, 0, 100), PSD_W_ETIMEOUT);
     cr_expect_str_eq(psd_follower_error(follower), words);
+}
+
+Test(follower, it_reads_from_every_server_and_has_the_version_of_the_one_that_is_behind)
+{
+    n_servers = 2;
+    start(PSD_MSG_FOLLOWED, 0, "");
+    for (int i = 0; i < 2; i++, x++) {
+        cr_assert_eq(psd_follower_pull(follower, 0, 60000), PSD_W_OK, "%s", psd_follower_error(follower));
+        cr_expect_eq(psd_follower_version(follower), 17);
+        expect_tensor(0, "w", 2);
+        expect_tensor(1, "b", 0);
+    }
+}
+
+Test(follower, a_program_may_end_a_pull)
+{
+    interruptions = 0;
+    start(PSD_MSG_WAIT, 0, "the job to begin");
+    cr_expect_eq(psd_follower_pull(follower, 0, -1), PSD_W_ESTOPPED);
+    cr_expect_eq(interruptions, 2);
+    cr_expect_str_eq(psd_follower_error(follower), "pull: interrupted");
+}
+
+Test(follower, a_handle_that_is_not_open_says_why_and_has_nothing)
+{
+    psd_tensor_t tensor;
+    start(PSD_MSG_WAIT, 0, "");
+    psd_follower_close(&follower);
+    cr_expect_eq(psd_follower_open(NULL, NULL), PSD_W_EINVAL);
+    cr_expect_eq(psd_follower_open(&follower, &(psd_worker_config_t){ .size = 1 }), PSD_W_EINVAL);
+    cr_expect_eq(psd_follower_pull(follower, 0, -1), PSD_W_EINVAL);
+    cr_expect_neq(psd_follower_error(follower)[0], '\0');
+    cr_expect_eq(psd_follower_n_tensors(follower), 0);
+    cr_expect_eq(psd_follower_version(follower), 0);
+    cr_expect_eq(psd_follower_tensor(follower, 0, &tensor), PSD_W_EINVAL);
+    cr_expect_str_eq(psd_follower_error(follower), "tensor: there is no tensor 0; 0 were pulled");
+    psd_follower_close(&follower);
+    cr_expect_null(follower);
+    psd_follower_close(NULL);
+    cr_expect_str_eq(psd_follower_error(NULL), "");
 }
