@@ -101,3 +101,76 @@ Test(environment, the_variable_of_the_python_package_is_no_option)
     setenv("PSD_JOIN", "tcp://ps0:7470", 1);
     cr_expect_eq(fill(), PSD_OK, "%s", err.text);
 }
+
+/* ---- the whole configuration ---- */
+
+static char said[600];
+
+static void on_line(void *arg, int level, const char *id, const char *line)
+{
+    cr_expect_eq(arg, said);
+    snprintf(said, sizeof said, "%d %s %s", level, id, line);
+}
+
+static const char *word(const char *text) { return text && *text ? text : "(none)"; }
+
+static void expect_config(const char *wanted)
+{
+    char text[600];
+    snprintf(text, sizeof text,
+             "join=%s cluster_file=%s job=%s name=%s key=%s server_public=%s insecure=%d worker=%d timeout=%d threads=%d",
+             word(config.join), word(config.cluster_file), word(config.job), word(config.name), word(config.key),
+             word(config.server_public), config.insecure, config.worker, config.join_timeout_ms, config.net_threads);
+    cr_expect_str_eq(text, wanted, "%s", text);
+}
+
+static void set_all(void)
+{
+    setenv("PSD_JOIN", "tcp://ps0:7470", 1);
+    setenv("PSD_JOB", "lines", 1);
+    setenv("PSD_WORKER__NAME", "ann", 1);
+    setenv("PSD_WORKER__ID", "3", 1);
+    setenv("PSD_WORKER__KEY", "/keys/w3.key", 1);
+    setenv("PSD_SERVER__PUBLIC", "/keys/server.pub", 1);
+    setenv("PSD_JOIN_TIMEOUT", "2s", 1);
+    setenv("PSD_NET__THREADS", "4", 1);
+}
+
+Test(environment, each_value_comes_from_its_variable_and_the_log_says_where_the_server_is)
+{
+    set_all();
+    config.log = on_line;
+    config.log_arg = said;
+    cr_assert_eq(fill(), PSD_OK, "%s", err.text);
+    expect_config("join=tcp://ps0:7470 cluster_file=(none) job=lines name=ann key=/keys/w3.key server_public=/keys/server.pub "
+                  "insecure=0 worker=4 timeout=2000 threads=4");
+    cr_expect_str_eq(said, "2 rendezvous source=PSD_JOIN join=tcp://ps0:7470 worker=3 by=worker.id", "%s", said);
+}
+
+Test(environment, no_variable_replaces_what_the_program_gives)
+{
+    set_all();
+    config.job = "circles";
+    config.name = "bob";
+    config.key = "/my.key";
+    config.server_public = "/my.pub";
+    config.worker = 9;
+    config.join_timeout_ms = 77;
+    config.net_threads = 2;
+    cr_assert_eq(fill(), PSD_OK, "%s", err.text);
+    expect_config("join=tcp://ps0:7470 cluster_file=(none) job=circles name=bob key=/my.key server_public=/my.pub insecure=0 "
+                  "worker=9 timeout=77 threads=2");
+}
+
+Test(environment, a_cluster_file_takes_the_place_of_an_address)
+{
+    setenv("PSD_CLUSTER__FILE", "/run/cluster.json", 1);
+    setenv("PSD_INSECURE", "true", 1);
+    config.log = on_line;
+    config.log_arg = said;
+    cr_assert_eq(fill(), PSD_OK, "%s", err.text);
+    expect_config(
+        "join=(none) cluster_file=/run/cluster.json job=psd name=(none) key=(none) server_public=(none) insecure=1 worker=0 "
+        "timeout=60000 threads=1");
+    cr_expect_str_eq(said, "2 rendezvous source=cluster.file join=/run/cluster.json worker=-1 by=server-0", "%s", said);
+}
