@@ -2081,6 +2081,7 @@ static void begin_job(const char *event)
     psd_session_destroy(&session);
     now = 1000;
     *facts_before = '\0';
+    memset(played_slow, 0, sizeof played_slow);
     for (int t = 0; t < 3; t++)
         for (int i = 0; i < 3; i++)
             played_w[t][i] = (float)(10 * t + i + 1);
