@@ -126,6 +126,18 @@ Test(summary, a_killed_workers_summary_says_so_and_the_run_takes_another)
     json_decref(own);
 }
 
+Test(summary, each_killed_worker_is_described_by_its_own_metrics)
+{
+    leave("summary.json", "running", 0, 0, 0, 200, 200);
+    leave("summary-1.json", "running", 1, 1, 0, 200, 200);
+    write_file("metrics.jsonl", "{\"ts\": 210, \"step\": 12, \"epoch\": 1.2, \"samples\": 120, \"train/loss\": 0.5}\n");
+    write_file("metrics-1.jsonl", "{\"ts\": 220, \"step\": 15, \"epoch\": 1.5, \"samples\": 150, \"train/loss\": 0.25}\n");
+    end[0].outcome = end[1].outcome = psd_summary_outcome(0, 9);
+    settle(2);
+    expect_own(0, "killed", 12);
+    expect_own(1, "killed", 15);
+}
+
 Test(summary, a_worker_that_was_given_up_is_not_the_one_to_be_shown)
 {
     leave("summary.json", "given up by the servers, or replaced", 0, 0, 20, 200, 210);
