@@ -278,6 +278,23 @@ Test(status, before_the_first_snapshot_it_says_so)
     psd_status_destroy(&fresh);
 }
 
+Test(status, a_line_of_the_log_is_in_the_history_with_its_time)
+{
+    struct timespec before, after;
+    clock_gettime(CLOCK_REALTIME, &before);
+    psd_status_note(status, "warn", "worker.lost", "worker=1 name=host1");
+    clock_gettime(CLOCK_REALTIME, &after);
+    cr_assert_eq(get("/history"), 200);
+    const char *events = strstr(reply, "\"events\":[{\"ts\":");
+    cr_assert_not_null(events, "%s", reply);
+    char *rest;
+    const double ts = strtod(events + strlen("\"events\":[{\"ts\":"), &rest);
+    cr_expect_str_eq(rest, ",\"level\":\"warn\",\"id\":\"worker.lost\",\"text\":\"worker=1 name=host1\"}]}");
+    cr_expect(ts >= (double)before.tv_sec + (double)before.tv_nsec * 1e-9 - 0.01 &&
+                  ts <= (double)after.tv_sec + (double)after.tv_nsec * 1e-9 + 0.01,
+              "%f", ts);
+}
+
 Test(status, only_get_and_head_are_served)
 {
     cr_assert_eq(ask("HEAD /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), 200);
