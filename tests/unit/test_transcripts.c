@@ -29,7 +29,7 @@ TestSuite(transcripts, .timeout = 600);
  *   set NAME value=X, stop, save, heard worker=N: calls of coordinator.h and node.h
  *   malformed, version            bytes that are no message, or are one of another version
  *   facts                         what the status page gets */
-enum { JOB = 9, MOST = 8, TICK_MS = 100 };
+enum { JOB = 9, MOST = 24, TICK_MS = 100 };
 
 static psd_coordinator_t *coordinator; /* NULL: it is the node's */
 static psd_node_t *node;
