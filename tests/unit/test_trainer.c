@@ -51,6 +51,7 @@ static struct {
     uint64_t drain_at; /* clock from which an operator wants the worker to leave; 0: never */
     int left;          /* -1: not yet; otherwise the argument `finished` of leaving */
     int waits;
+    char schedule[64], unit[16];     /* "": a constant rate; steps */
     double first_takes, first_since; /* seconds that the first exchange takes at least; when it began */
 } server;
 
@@ -127,8 +128,8 @@ int psd_worker_settings(psd_worker_t *self, psd_worker_settings_t *out)
     (void)self;
     *out = (psd_worker_settings_t){ .text = "as told",
                                     .mode = server.in_asp ? "asp" : "bsp",
-                                    .schedule = "constant()",
-                                    .schedule_unit = "step",
+                                    .schedule = server.schedule[0] ? server.schedule : "constant()",
+                                    .schedule_unit = server.unit[0] ? server.unit : "step",
                                     .optimizer = psd_rule_print(&server.rule, rule),
                                     .lr_rule = "",
                                     .lr = psd_rule_lr(&server.rule),
@@ -1432,6 +1433,8 @@ static void configure_server(const char *event)
     cr_assert_eq(psd_rule_parse(&server.rule, server.position.has_slow ? "lookahead(sgd(lr=0.5), k=2)" : "sgd(lr=0.5)", &err),
                  PSD_OK);
     server.left = -1;
+    snprintf(server.schedule, sizeof server.schedule, "%s", transcript_text(event, "schedule"));
+    snprintf(server.unit, sizeof server.unit, "%s", transcript_text(event, "unit"));
     server.round_loss = 0.625;
     server.accumulate = (uint32_t)transcript_number(event, "accumulate", 1);
     server.in_asp = transcript_number(event, "asp", 0) != 0;
