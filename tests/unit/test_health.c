@@ -476,6 +476,6 @@ Test(health, each_state_and_its_sentence_is_as_kept, .fini = end)
         }
     }
     fclose(out);
-    expect_kept("health.txt", text);
+    expect_kept("report/health.txt", text);
     free(text);
 }

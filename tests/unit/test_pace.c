@@ -308,6 +308,6 @@ Test(pace, where_the_time_of_three_workers_goes_is_as_kept)
     print_story(out, true, rounds, sizeof rounds / sizeof *rounds);
     print_story(out, false, steps, sizeof steps / sizeof *steps);
     fclose(out);
-    expect_kept("pace.txt", text);
+    expect_kept("report/pace.txt", text);
     free(text);
 }
