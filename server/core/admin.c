@@ -49,6 +49,8 @@ static answer_t resume(psd_admin_t *self, request_t *r)
 /* The worker is told with its next heartbeat, and leaves after its open round. */
 static answer_t drain(psd_admin_t *self, request_t *r)
 {
+    psd_coordinator_facts_t facts;
+    psd_coordinator_facts(r->job, &facts);
     if (r->number != self->drain.asked) {
         const psd_worker_row_t *row = psd_coordinator_drain(r->job, r->request->word, r->out);
         if (!row)
@@ -56,7 +58,11 @@ static answer_t drain(psd_admin_t *self, request_t *r)
         self->drain.asked = r->number;
         self->drain.worker = row->id;
         self->drain.incarnation = row->incarnation;
+        self->drain.runs = facts.runs;
     }
+    if (facts.runs != self->drain.runs)
+        return say(r, NO, "a server has restarted before worker %u had left, and all workers join again; ask again",
+                   self->drain.worker);
     const psd_membership_t *members = psd_coordinator_members(r->job);
     const psd_worker_row_t *row = &members->row[self->drain.worker];
     if (row->incarnation == self->drain.incarnation && psd_worker_is_here(row))

@@ -9,7 +9,7 @@ typedef struct psd_admin {
     struct {
         uint64_t asked; /* number of the request */
         uint32_t worker;
-        uint64_t incarnation;
+        uint64_t incarnation, runs;
     } drain; /* the last one requested */
     struct {
         uint64_t asked, ms;
