@@ -196,6 +196,28 @@ Test(status, each_new_snapshot_is_an_event)
     close(fd);
 }
 
+/* 140,000 bytes, of which no two blocks are alike. */
+Test(status, an_event_of_many_blocks_comes_whole_and_once)
+{
+    enum { NUMBERS = 20000, DIGITS = 7 };
+    static char event[NUMBERS * DIGITS + 64], got[sizeof event + 1024];
+    size_t n = (size_t)snprintf(event, sizeof event, "\r\n\r\nid: 0\ndata: ");
+    const char *json = event + n;
+    for (unsigned i = 0; i < NUMBERS; i++)
+        n += (size_t)snprintf(event + n, sizeof event - n, "%0*u", DIGITS, i);
+    publish_document(json);
+    snprintf(event + n, sizeof event - n, "\n\n");
+    int fd = follow();
+    ssize_t more = 1;
+    for (n = 0; !strstr(got, event) && n < sizeof got - 1 && (more = recv(fd, got + n, sizeof got - 1 - n, 0)) > 0;)
+        n += (size_t)more;
+    cr_assert_not_null(strstr(got, event), "%zu bytes came", n);
+    publish_document("{}");
+    cr_expect(read_until(fd, "id: 0\ndata: {}\n\n"), "%.200s", reply);
+    cr_expect_str_eq(reply, "id: 0\ndata: {}\n\n", "nothing of it comes again");
+    close(fd);
+}
+
 Test(status, an_event_is_numbered_by_the_lines_that_were_logged_before_it)
 {
     int fd = follow();
