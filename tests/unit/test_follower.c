@@ -225,6 +225,23 @@ Test(follower, a_program_may_end_a_pull)
     cr_expect_str_eq(psd_follower_error(follower), "pull: interrupted");
 }
 
+Test(follower, a_program_may_end_the_wait_for_the_address_of_server_0)
+{
+    start(PSD_MSG_WAIT, 0, "");
+    psd_follower_close(&follower);
+    interruptions = 0;
+    const psd_worker_config_t config = { .size = sizeof config,
+                                         .cluster_file = "/no/such/directory/cluster",
+                                         .join_timeout_ms = 10000,
+                                         .insecure = true,
+                                         .interrupted = interrupt_second,
+                                         .interrupted_arg = &script };
+    cr_expect_eq(psd_follower_open(&follower, &config), PSD_W_ESTOPPED, "%s", psd_follower_error(follower));
+    cr_expect_eq(interruptions, 2);
+    cr_expect_eq(strncmp(psd_follower_error(follower), "interrupted while waiting for server 0: ", 40), 0, "%s",
+                 psd_follower_error(follower));
+}
+
 Test(follower, a_handle_that_is_not_open_says_why_and_has_nothing)
 {
     psd_tensor_t tensor;

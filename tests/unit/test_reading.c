@@ -147,6 +147,7 @@ Test(reading, the_weights_read_last_stay_until_the_next_are_complete)
     begin();
     const uint64_t seq = sent_to(0, PSD_MSG_FOLLOW)->msg.seq;
     cr_expect_eq(sent_to(0, PSD_MSG_FOLLOW)->msg.code, 0, "the model is known");
+    cr_expect_eq(sent_to(0, PSD_MSG_FOLLOW)->msg.clock, 0, "the snapshot that it has read is not what it asks for");
     tell_snapshot(seq, RUN, 9);
     tell_values(0, seq, 9, 18, 2);
     cr_expect_eq(psd_reading_weights(reading)[0][0], 1);
@@ -361,8 +362,11 @@ static void expect_asked_anew(uint64_t seq)
 Test(reading, a_reader_that_is_told_to_wait_for_its_snapshot_asks_anew_for_any)
 {
     const uint64_t seq = half_read();
-    psd_msg_t wait = message(PSD_MSG_WAIT, seq);
+    psd_msg_t wait = message(PSD_MSG_WAIT, seq - 1);
     snprintf(wait.text, sizeof wait.text, "other followers");
+    say(0, &wait, NULL, 0);
+    cr_assert_eq(psd_reading_phase(reading), PSD_READING_PARTS, "that was the answer to another question");
+    wait.seq = seq;
     say(0, &wait, NULL, 0);
     expect_wait("other followers");
     expect_asked_anew(seq);
