@@ -589,7 +589,8 @@ Test(client, while_an_exchange_is_open_no_other_call_begins_and_each_says_why)
     expect_rc(psd_worker_exchange(worker, NULL, 1, 0, &ticket), PSD_W_EINVAL, "an exchange with samples needs gradients");
     expect_rc(psd_worker_exchange(worker, gradients, (UINT64_C(1) << 40) + 1, 0, &ticket), PSD_W_EINVAL,
               "a gradient of 1099511627777 samples; at most 1099511627776 are counted");
-    expect_rc(psd_worker_exchange(worker, gradients, 1, 0, NULL), PSD_W_EINVAL, "an exchange needs a place for its ticket");
+    expect_rc(psd_worker_exchange(worker, gradients, UINT64_C(1) << 40, 0, NULL), PSD_W_EINVAL,
+              "an exchange needs a place for its ticket");
     expect_rc(psd_worker_push(worker, 0, ga, 1, 0, NULL), PSD_W_EINVAL, "push: an exchange needs a place for its ticket");
     expect_rc(psd_worker_push(worker, 3, ga, 1, 0, &ticket), PSD_W_EINVAL, "push: there is no tensor 3; 3 are registered");
     expect_rc(psd_worker_push(worker, 0, ga, 0, 0, &ticket), PSD_W_EINVAL,

@@ -807,6 +807,14 @@ Test(session, weights_of_a_job_without_rounds_are_copied_because_its_servers_go_
     cr_expect_eq(n_placed, 0);
 }
 
+Test(session, weights_before_the_first_step_are_copied_in_a_job_whose_others_are_decoded_into_their_memory, .fini = teardown)
+{
+    codings.pull = (psd_coding_t){ psd_codec_find("bf16"), 0 };
+    in_rounds = places = true;
+    setup_placing();
+    cr_expect_eq(n_placed, 0);
+}
+
 /* ---- tensor by tensor ---- */
 
 enum { HALF = PSD_MOST_OF_PART }; /* elements of each of two tensors, each of which is one part */
