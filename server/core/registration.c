@@ -21,12 +21,20 @@ static void refuse(psd_registration_t *out, psd_refusal_t refusal, const char *f
 /* The number of rows of an epoch has to be told, and to equal the others', if it is needed. */
 static void check_rows(psd_registration_t *out, const psd_registration_look_t *look, const psd_registrant_t *it)
 {
-    const uint64_t theirs = it->model->rows, ours = look->model->n ? look->model->rows : theirs;
-    if (look->needs_rows && (!ours || theirs != ours))
+    const uint64_t theirs = it->model->rows;
+    if (!look->needs_rows)
+        return;
+    if (!theirs)
+        refuse(
+            out, PSD_REFUSAL_CONFIG,
+            "worker %u does not say how many rows an epoch has, but schedule.unit is epoch; let it say so when it connects (rows), "
+            "or use schedule.unit step or sample",
+            it->row->id);
+    else if (look->model->n && theirs != look->model->rows)
         refuse(out, PSD_REFUSAL_CONFIG,
                "worker %u says that an epoch has %" PRIu64 " rows, the others say %" PRIu64
-               "; schedule.unit is epoch, so all workers have to say the same, and more than 0",
-               it->row->id, theirs, ours);
+               "; schedule.unit is epoch, so all workers have to say the same",
+               it->row->id, theirs, look->model->rows);
 }
 
 /* Every group must have tensors; otherwise it names tensors that do not exist. */

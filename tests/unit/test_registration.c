@@ -99,13 +99,16 @@ Test(registration, rows_matter_only_to_schedules_of_epochs_and_have_to_be_told_a
     cr_expect_eq(judge(0, &list, ""), PSD_REGISTRATION_FITS);
     look.needs_rows = true;
     cr_expect_eq(judge(0, &list, ""), PSD_REGISTRATION_REFUSED, "the first has to tell them, too");
+    cr_expect_str_eq(out.why,
+                     "worker 0 does not say how many rows an epoch has, but schedule.unit is epoch; let it say so when it connects "
+                     "(rows), or use schedule.unit step or sample");
     first_has_registered();
     list.rows = 61;
     cr_expect_eq(judge(1, &list, ""), PSD_REGISTRATION_REFUSED);
     cr_expect_eq(out.refusal, PSD_REFUSAL_CONFIG);
     cr_expect_str_eq(out.why,
                      "worker 1 says that an epoch has 61 rows, the others say 60; schedule.unit is epoch, so all workers have "
-                     "to say the same, and more than 0");
+                     "to say the same");
 }
 
 Test(registration, groups_that_name_no_tensor_of_the_first_model_fail_the_job)
