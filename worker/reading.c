@@ -245,7 +245,8 @@ static void on_followed(psd_reading_t *self, const psd_heard_t *in)
 {
     psd_err_t err = { 0 };
     const bool is_new = self->number != in->msg->clock || self->run != in->msg->job;
-    if (in->msg->seq != self->seq || !self->list.n || (self->phase == PSD_READING_PARTS && !is_new))
+    const bool awaited = self->phase == PSD_READING_ASKING || (self->phase == PSD_READING_PARTS && is_new);
+    if (in->msg->seq != self->seq || !self->list.n || !awaited)
         return;
     if (!self->cluster)
         self->cluster = calloc(1, sizeof *self->cluster);

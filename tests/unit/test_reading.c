@@ -7,6 +7,7 @@
 
 #include "proto/actions.h"
 #include "tests/support/said.h"
+#include "tests/support/transcript.h"
 #include "worker/reading.h"
 
 /* A job of two servers and two tensors. */
@@ -512,4 +513,117 @@ Test(reading, a_server_is_asked_for_four_mib_at_once_and_for_more_when_half_of_t
         }
     for (uint32_t part = 0; part < PARTS; part++)
         cr_expect_eq(found[part], 2, "part %u of each server", part);
+}
+
+/* ---- a whole life, as in its transcript ---- */
+
+static const char *name_of_server(psd_peer_t peer)
+{
+    static char name[24];
+    snprintf(name, sizeof name, "server %u", (unsigned)(peer - PSD_PEER_SERVER));
+    return name;
+}
+
+static size_t played_cluster(const char *event, uint8_t *bytes, size_t capacity)
+{
+    psd_cluster_t cluster = { .n_servers = (uint32_t)transcript_number(event, "servers", 2),
+                              .settings = { .text = "mode=bsp", .mode = "bsp", .lease_ms = 600 } };
+    for (uint32_t s = 0; s < cluster.n_servers; s++)
+        snprintf(cluster.endpoint[s], sizeof cluster.endpoint[s], "tcp://host%u:7", s);
+    snprintf(cluster.settings.optimizer, sizeof cluster.settings.optimizer, "%s",
+             *transcript_text(event, "rule") ? transcript_text(event, "rule") : "sgd");
+    cluster.settings.part_elements = (uint32_t)transcript_number(event, "most", 4);
+    return psd_cluster_encode(&cluster, bytes, capacity);
+}
+
+static void hear(const char *event)
+{
+    static psd_tensor_desc_t a_to_d[] = { { .name = "a", .n_dims = 1, .dim = { 2 }, .n_elements = 2 },
+                                          { .name = "b", .n_dims = 1, .dim = { 3 }, .n_elements = 3 },
+                                          { .name = "c", .n_dims = 2, .dim = { 2, 2 }, .n_elements = 4 },
+                                          { .name = "d", .n_dims = 1, .dim = { 3 }, .n_elements = 3 } };
+    char kind[32];
+    uint8_t bytes[2048];
+    float values[8];
+    uint32_t n_values = 0;
+    const size_t word = strcspn(event, " ") + 1;
+    snprintf(kind, sizeof kind, "%.*s", (int)strcspn(event + word, " "), event + word);
+    const uint32_t from = (uint32_t)transcript_number(event, "from", 0);
+    psd_msg_t msg = message(transcript_kind(kind), NONCE + 1);
+    msg.shard = from;
+    transcript_fields(event, &msg);
+    size_t n = 0;
+    if (msg.kind == PSD_MSG_MODEL)
+        n = psd_tensors_encode(&(psd_tensor_list_t){ .n = (uint32_t)transcript_number(event, "tensors", 4), .tensor = a_to_d },
+                               bytes, sizeof bytes);
+    else if (msg.kind == PSD_MSG_FOLLOWED)
+        n = played_cluster(event, bytes, sizeof bytes);
+    const char *text = transcript_text(event, "values");
+    for (char *end; *text; text = *end ? end + 1 : end)
+        values[n_values++] = strtof(text, &end);
+    if (n_values) {
+        msg.n_elements = n_values;
+        msg.dtype = PSD_DTYPE_F32;
+        msg.codec = (uint32_t)transcript_number(event, "codec", PSD_CODEC_F32);
+        n = n_values * sizeof *values;
+        memcpy(bytes, values, n);
+        msg.checksum = psd_crc32c(values, n) + (transcript_number(event, "damaged", 0) != 0);
+    }
+    psd_buf_t *buf = n ? said_with(&msg, bytes, n) : NULL;
+    psd_reading_message(reading, now, PSD_PEER_SERVER + from, &msg, buf, &out);
+    psd_buf_unref(&buf);
+}
+
+static void say_facts_that_changed(void)
+{
+    static const char *const phases[] = { "IDLE", "ASKING", "PARTS", "FAILED" };
+    static char before[2048];
+    char *facts, wait[300];
+    size_t size;
+    FILE *page = open_memstream(&facts, &size);
+    const psd_tensor_list_t *model = psd_reading_model(reading);
+    psd_reading_describe_wait(reading, wait, sizeof wait);
+    fprintf(page, "= %s run=%lu version=%lu servers=%u waits=\"%s\" %d \"%s\"", phases[psd_reading_phase(reading)],
+            (unsigned long)psd_reading_run(reading), (unsigned long)psd_reading_version(reading),
+            psd_reading_cluster(reading) ? psd_reading_cluster(reading)->n_servers : 0, wait, psd_reading_error(reading)->code,
+            psd_reading_error(reading)->text);
+    for (uint32_t t = 0; t < model->n; t++) {
+        fprintf(page, " %s", model->tensor[t].name);
+        for (uint64_t i = 0; psd_reading_weights(reading) && i < model->tensor[t].n_elements; i++)
+            fprintf(page, "%c%g", i ? ',' : '=', (double)psd_reading_weights(reading)[t][i]);
+    }
+    fclose(page);
+    if (strcmp(facts, before))
+        transcript_say("%s", facts);
+    snprintf(before, sizeof before, "%s", facts);
+    free(facts);
+}
+
+static void perform(const char *event)
+{
+    psd_actions_drop(&out, out.n);
+    if (!strncmp(event, "pass ", 5)) {
+        for (uint64_t end = now + strtoull(event + 5, NULL, 10); now < end;) {
+            now += 50;
+            psd_reading_tick(reading, now, &out);
+            transcript_actions(now, &out);
+        }
+    } else if (!strncmp(event, "from=", 5))
+        hear(event);
+    else if (!strncmp(event, "begin", 5))
+        psd_reading_begin(reading, now, transcript_number(event, "slow", 0) != 0, &out);
+    else if (!strncmp(event, "stop", 4))
+        psd_reading_stop(reading);
+    else if (!strncmp(event, "fail", 4))
+        psd_reading_fail(reading, (int)transcript_number(event, "code", 0), transcript_text(event, "why"));
+    else
+        cr_assert_fail("no such event: %s", event);
+    transcript_actions(now, &out);
+    say_facts_that_changed();
+}
+
+Test(reading, a_life_is_as_in_its_transcript)
+{
+    const char *difference = transcript_play("reading", perform, name_of_server);
+    cr_expect_null(difference, "%s", difference);
 }
