@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "deploy/psdctl/run/live.h"
+#include "tests/support/kept.h"
 
 /* The display of psdctl run: stderr is one end of a terminal, and the test reads the other end. */
 
@@ -23,6 +24,7 @@ static void begin(const char *progress, unsigned short columns)
     int end;
     char flag[40];
     snprintf(flag, sizeof flag, "--progress=%s", progress);
+    unsetenv("PSD_WRITE_PAGES"); /* it is no option; kept.h has read it */
     options = psd_options_new(PSD_PROGRAM_CTL);
     cr_assert_eq(psd_options_load(options, 2, (char *[]){ "psdctl", flag, NULL }, &err), PSD_OK, "%s", err.text);
     setenv("TERM", "xterm", 1);
@@ -148,4 +150,104 @@ Test(live, log_has_lines_and_none_has_nothing)
     cr_expect(psd_live_progress(live, 1000, LINE("50")));
     psd_live_end(live, 2000);
     cr_expect_str_eq(shown(), "");
+}
+
+/* ---- all that the terminal gets, as tests/golden/report/live.txt has it ---- */
+
+/* What psdctl run reads or does at `ms`: a line of a worker, of server 0, or of its own; so many processes are gone; the end. */
+typedef struct moment {
+    uint64_t ms;
+    enum { WORKER, SERVER, OWN, GONE, END } what;
+    const char *line;
+} moment_t;
+
+static void print_shown(FILE *out)
+{
+    const char *c = shown();
+    fprintf(out, *c ? "     " : "");
+    for (; *c; c++)
+        if (*c == '\r' || *c == '\n' || *c == '\033')
+            fprintf(out, *c == '\r' ? "\\r" : *c == '\n' ? "\\n" : "\\e");
+        else
+            fputc(*c, out);
+    fputs(text[0] ? "\n" : "", out);
+}
+
+static void play(FILE *out, const char *progress, unsigned short columns, const moment_t *story, size_t n)
+{
+    static const char *const events[] = {
+        [PSD_LIVE_JOINED] = "joined", [PSD_LIVE_LOST] = "lost",         [PSD_LIVE_ASKED] = "is asked to leave",
+        [PSD_LIVE_LEFT] = "left",     [PSD_LIVE_FINISHED] = "finished",
+    };
+    begin(progress, columns);
+    fprintf(out, "==== --progress=%s in %u columns: %s\n", progress, columns, psd_live_has_bar(live) ? "a bar" : "no bar");
+    for (size_t i = 0; i < n; i++) {
+        const moment_t *m = &story[i];
+        fprintf(out, "%4lu %s %s\n", (unsigned long)m->ms,
+                (const char *const[]){ "a worker says", "server 0 says", "psdctl says", "gone are", "it is the" }[m->what],
+                m->line);
+        if (m->what == WORKER)
+            fprintf(out, "     = %s\n", psd_live_progress(live, m->ms, m->line) ? "progress" : "not progress");
+        else if (m->what == SERVER) {
+            const int worker = psd_live_heard(live, m->ms, m->line, &event);
+            fprintf(out, "     = %d, %s\n", worker, worker < 0 ? "none" : events[event]);
+        } else if (m->what == OWN)
+            psd_live_say(live, m->line);
+        else if (m->what == GONE)
+            psd_live_gone(live, m->ms, (unsigned)atoi(m->line));
+        else
+            psd_live_end(live, m->ms);
+        print_shown(out);
+    }
+    teardown();
+}
+
+Test(live, all_that_a_terminal_gets_is_as_kept)
+{
+    static const moment_t story[] = {
+        { 500, GONE, "1" },
+        { 600, OWN, "job.begin job=mnist" },
+        { 1000, WORKER, "ts=1 level=info id=train.progress step=10 epoch=0.25 samples=100 samples_per_s=9 loss=2.5 steps=80" },
+        { 1100, WORKER, "ts=1 level=info id=train.progress step=20 epoch=0.5 samples=300 samples_per_s=9 loss=2.25 steps=80" },
+        { 1300, GONE, "2" },
+        { 1300, GONE, "2" },
+        { 1400, WORKER, "ts=2 level=info id=train.progress.slow step=70 steps=80" },
+        { 1400, WORKER, "ts=2 level=info id=eval.done step=70 steps=80" },
+        { 1500, WORKER,
+          "ts=2 level=info id=train.progress step=30 epoch=0.75 samples=700 samples_per_s=9 loss=1.5 val_auc=0.75 eta_s=1 "
+          "steps=80" },
+        { 1700, WORKER, "ts=3 level=info id=train.progress step=40 epoch=1 samples=900 samples_per_s=9 loss=1.25 steps=80" },
+        { 1800, SERVER, "ts=4 level=info id=worker.joined worker=2 name=x" },
+        { 1900, SERVER, "ts=4 level=warn id=worker.lost name=worker worker=1" },
+        { 2000, GONE, "0" },
+        { 2050, SERVER, "ts=4 level=warn id=worker.lost worker=2 name=x" },
+        { 2100, SERVER, "ts=4 level=info id=worker.drain worker=2 name=x" },
+        { 2150, SERVER, "{\"id\": \"worker.lost\", \"worker\": 0}" },
+        { 2200, SERVER, "ts=4 level=info id=worker.left worker=1 name=x finished=false" },
+        { 2250, SERVER, "ts=4 level=warn id=worker.lost worker=4095" },
+        { 2300, SERVER, "ts=4 level=warn id=worker.lost worker=4096" },
+        { 2300, SERVER, "ts=4 level=warn id=worker.lost worker=-1" },
+        { 2300, SERVER, "ts=4 level=warn id=worker.lost reworker=2" },
+        { 2300, SERVER, "{\"id\": \"worker.lost\", \"worker\": \"x y\"}" },
+        { 2300, SERVER, "{ worker.lost" },
+        { 2400, SERVER, "{\"id\": \"worker.left\", \"worker\": 0, \"name\": \"a b\", \"finished\": \"true\"}" },
+        { 2450, SERVER, "ts=4 level=info id=worker.joined worker=4095" },
+        { 2500, WORKER,
+          "{\"id\": \"train.progress\", \"step\": 60, \"epoch\": 1.5, \"samples\": 1200, \"loss\": 0.125, \"val_mse\": 0.0625, "
+          "\"note\": \"two words\", \"steps\": 80}" },
+        { 2600, OWN, "run.restart role=\"worker 1\"" },
+        { 2700, WORKER, "ts=5 level=info id=train.progress step=-1 epoch=x samples=1e30 loss=nan steps=0" },
+        { 2900, WORKER, "ts=5 level=info id=train.progress step=5 samples=10 loss=nan" },
+        { 3000, END, "end" },
+    };
+    char *page;
+    size_t size;
+    FILE *out = open_memstream(&page, &size);
+    static const char *const modes[] = { "auto", "bar", "log", "none" };
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
+        play(out, modes[i], i == 1 ? 40 : 132, story, sizeof story / sizeof *story);
+    fclose(out);
+    begin("none", 80); /* for the end of the test */
+    expect_kept("report/live.txt", page);
+    free(page);
 }
