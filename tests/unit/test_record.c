@@ -289,3 +289,86 @@ Test(record, the_first_worker_keeps_the_encoding_and_removes_that_of_an_earlier_
     cr_expect_eq(psd_record_encoding(none, "{}", false, &err), PSD_OK, "it keeps nothing");
     psd_record_destroy(&none);
 }
+
+static void expect_file(const char *name, const char *text)
+{
+    cr_assert_geq(read_file(name), 0, "there is no %s", name);
+    cr_expect_str_eq((const char *)bytes, text, "%s: %s", name, bytes);
+}
+
+Test(record, each_worker_has_its_own_files_in_a_directory_that_is_made)
+{
+    char deep[64];
+    snprintf(deep, sizeof deep, "%s/a/b", dir);
+    for (uint32_t worker = 0; worker < 13; worker += 12) {
+        cr_assert_not_null(record = psd_record_new(deep, worker, "none", &err), "%s", err.text);
+        cr_expect_not(psd_record_has_events(record));
+        psd_record_line(record, 1700000000.125, (const psd_measure_t[]){ { "step", 3 + worker }, { "val/auc", 0.1 } }, 2);
+        psd_record_line(record, 2, (const psd_measure_t[]){ { "step", 4 }, { "val/auc", NAN }, { "lr", 1e-9 } }, 3);
+        cr_assert_eq(psd_record_summarise(record, "{old}", &err), PSD_OK);
+        cr_assert_eq(psd_record_summarise(record, worker ? "{12}" : "{0}", &err), PSD_OK);
+        psd_record_destroy(&record);
+    }
+    expect_file("a/b/metrics.jsonl", "{\"ts\": 1700000000.125, \"step\": 3, \"val/auc\": 0.10000000000000001}\n"
+                                     "{\"ts\": 2, \"step\": 4, \"val/auc\": null, \"lr\": 1.0000000000000001e-09}\n");
+    expect_file("a/b/metrics-12.jsonl", "{\"ts\": 1700000000.125, \"step\": 15, \"val/auc\": 0.10000000000000001}\n"
+                                        "{\"ts\": 2, \"step\": 4, \"val/auc\": null, \"lr\": 1.0000000000000001e-09}\n");
+    expect_file("a/b/summary.json", "{0}\n");
+    expect_file("a/b/summary-12.json", "{12}\n");
+    double sum = 0;
+    psd_record_history(deep, 12, "val/auc", add_up, &sum);
+    cr_expect_float_eq(sum, 1.5, 1e-12, "only the first line has a number there");
+}
+
+Test(record, a_directory_that_cannot_be_written_is_told_with_the_reason)
+{
+    static char long_name[5000];
+    char path[128], wanted[400];
+    snprintf(path, sizeof path, "%s/file", dir);
+    fclose(fopen(path, "w"));
+    cr_expect_null(psd_record_new(path, 0, "none", &err));
+    snprintf(wanted, sizeof wanted, "cannot write to the run's directory %s: Not a directory; set run.dir to another", path);
+    cr_expect_str_eq(err.text, wanted);
+    snprintf(path, sizeof path, "%s/file/x", dir);
+    cr_expect_null(psd_record_new(path, 0, "none", &err));
+    cr_expect_not_null(strstr(err.text, "/file/x: Not a directory; set run.dir to another"), "%s", err.text);
+    memset(long_name, 'x', sizeof long_name - 1);
+    cr_expect_null(psd_record_new(long_name, 0, "none", &err));
+    cr_expect_eq(err.code, PSD_EIO);
+    cr_expect_not_null(strstr(err.text, "cannot write to the run's directory xxxx"), "%s", err.text);
+
+    snprintf(path, sizeof path, "mkdir %s/metrics.csv && touch %s/tb", dir, dir);
+    cr_assert_eq(system(path), 0);
+    cr_expect_null(psd_record_new(dir, 0, "csv", &err));
+    snprintf(wanted, sizeof wanted, "cannot write %s/metrics.csv: Is a directory", dir);
+    cr_expect_str_eq(err.text, wanted);
+    cr_expect_null(psd_record_new(dir, 0, "tensorboard", &err));
+    cr_expect(strstr(err.text, "cannot write ") == err.text && strstr(err.text, ": Not a directory"), "%s", err.text);
+    cr_assert_not_null(record = psd_record_new(dir, 1, "both", &err), "another worker has neither: %s", err.text);
+}
+
+Test(record, a_record_that_is_kept_nowhere_takes_everything)
+{
+    cr_assert_not_null(record = psd_record_new(NULL, 0, "both", &err));
+    psd_record_line(record, 1, (const psd_measure_t[]){ { "step", 1 } }, 1);
+    cr_expect_eq(psd_record_summarise(record, "{}", &err), PSD_OK);
+    cr_expect_not(psd_record_has_events(record));
+    double sum = 0;
+    psd_record_history(NULL, 0, "val/auc", add_up, &sum);
+    cr_expect_eq(sum, 0);
+}
+
+Test(record, lines_that_are_no_numbers_of_steps_have_no_history)
+{
+    char path[64];
+    snprintf(path, sizeof path, "%s/metrics.jsonl", dir);
+    FILE *file = fopen(path, "w");
+    fputs("{\"step\": -1, \"val/auc\": 1}\n{\"step\": 1e30, \"val/auc\": 1}\n{\"val/auc\": 1}\n{\"step\": null, \"val/auc\": 1}\n"
+          "{\"step\": 5}\n{\"step\": 7, \"xval/auc\": 1}\n\n{\"step\": 0, \"val/auc\": 9}\n{\"step\": 2, \"val/auc\": 0.5}\n"
+          "{\"step\": 4, \"val/auc\": -0.25}",
+          file);
+    fclose(file);
+    double sum = 100;
+    psd_record_history(dir, 0, "val/auc", add_up, &sum);
+    cr_expect_eq(sum, 100 + 0 * 9 + 2 * 0.5 - 4 * 0.25, "%g", sum);
+}

@@ -408,13 +408,40 @@ Test(status, a_slow_client_keeps_no_other_out_and_stays_only_while_there_is_room
 Test(status, an_address_that_cannot_be_is_an_error)
 {
     psd_err_t why;
+    char wanted[400];
     cr_assert_null(psd_status_new("7471", "", &why));
     cr_assert_eq(why.code, PSD_ECONFIG);
+    cr_expect_str_eq(why.text, "status.listen is 7471; expected HOST:PORT or none");
     const char *taken = psd_status_url(status) + strlen("http://");
     cr_assert_null(psd_status_new("no.such.host.invalid:1", "", &why));
     cr_assert_eq(why.code, PSD_ECONFIG);
+    cr_expect(strstr(why.text, "status.listen: ") == why.text && strstr(why.text, "no.such.host.invalid"), "%s", why.text);
     cr_assert_null(psd_status_new(taken, "", &why));
     cr_assert_eq(why.code, PSD_EIO);
+    snprintf(wanted, sizeof wanted, "status.listen: cannot serve at %s: Address already in use", taken);
+    cr_expect_str_eq(why.text, wanted);
+}
+
+Test(status, an_address_of_ipv6_is_bracketed_and_served)
+{
+    psd_status_t *six = psd_status_new("[::1]:0", "", &err);
+    if (!six) { /* a machine without it */
+        cr_expect_eq(err.code, PSD_EIO, "%s", err.text);
+        return;
+    }
+    struct sockaddr_in6 address = { .sin6_family = AF_INET6, .sin6_addr = in6addr_loopback };
+    int port = 0;
+    char text[80] = "";
+    cr_assert_eq(sscanf(psd_status_url(six), "http://[::1]:%d", &port), 1, "%s", psd_status_url(six));
+    address.sin6_port = htons((uint16_t)port);
+    const int fd = socket(AF_INET6, SOCK_STREAM, 0);
+    cr_assert_eq(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
+    static const char asked[] = "GET /livez HTTP/1.0\r\n\r\n";
+    cr_assert_gt(send(fd, asked, sizeof asked - 1, MSG_NOSIGNAL), 0);
+    cr_assert_gt(recv(fd, text, sizeof text - 1, 0), 0);
+    cr_expect_not_null(strstr(text, " 500 "), "nothing is published: %s", text);
+    close(fd);
+    psd_status_destroy(&six);
 }
 
 Test(status, none_serves_nothing)
