@@ -132,14 +132,9 @@ static void dissect(const unsigned char *p, const unsigned char *end, char *out,
     cr_assert_eq(p, end);
 }
 
-Test(record, tensorboard_reads_each_number_under_its_name)
+/* Of wanted[0], NULL, the first record: the time of the start, and the version. */
+static void expect_records(const char *const *wanted, size_t n_wanted)
 {
-    static const char *const wanted[] = {
-        NULL, /* the time of the start, and the version */
-        "1:1.5 2:1 5:{1:{1:train/loss 2:0.25 } 1:{1:lr 2:nan } } ",
-        "1:2.5 2:300 5:{1:{1:val/loss 2:0.5 } 1:{1:val/accuracy 2:1 } } ",
-    };
-    write_two("tensorboard", 0);
     long n = read_file("tb/events.out.tfevents.*.0");
     cr_assert_gt(n, 0);
     const unsigned char *p = bytes;
@@ -147,7 +142,7 @@ Test(record, tensorboard_reads_each_number_under_its_name)
     for (; p < bytes + n; records++) {
         uint64_t length = little(p, 8);
         char text[1024] = "";
-        cr_assert_lt(records, 3);
+        cr_assert_lt(records, n_wanted);
         cr_assert_eq(unmask((uint32_t)little(p + 8, 4)), slow_crc(p, 8));
         cr_assert_eq(unmask((uint32_t)little(p + 12 + length, 4)), slow_crc(p + 12, length));
         dissect(p + 12, p + 12 + length, text, "51");
@@ -157,8 +152,32 @@ Test(record, tensorboard_reads_each_number_under_its_name)
             cr_assert_not_null(strstr(text, " 3:brain.Event:2 "), "%s", text);
         p += 16 + length;
     }
-    cr_assert_eq(records, 3);
+    cr_assert_eq(records, n_wanted);
     cr_assert_eq(read_file("metrics.csv"), -1);
+}
+
+Test(record, tensorboard_reads_each_number_under_its_name)
+{
+    static const char *const wanted[] = {
+        NULL,
+        "1:1.5 2:1 5:{1:{1:train/loss 2:0.25 } 1:{1:lr 2:nan } } ",
+        "1:2.5 2:300 5:{1:{1:val/loss 2:0.5 } 1:{1:val/accuracy 2:1 } } ",
+    };
+    write_two("tensorboard", 0);
+    expect_records(wanted, 3);
+}
+
+Test(record, numbers_of_events_are_for_tensorboard_alone)
+{
+    static const char *const wanted[] = { NULL, "1:3.5 2:70000 5:{1:{1:update/w 2:0.5 } 1:{1:update/b 2:-2 } } ",
+                                          "1:4 2:70001 5:{1:{1:update/b 2:8 } } " };
+    cr_assert_not_null(record = psd_record_new(dir, 0, "tensorboard", &err), "%s", err.text);
+    cr_assert(psd_record_has_events(record));
+    psd_record_event(record, 3.5, (const psd_measure_t[]){ { "step", 70000 }, { "update/w", 0.5 }, { "update/b", -2 } }, 3);
+    psd_record_event(record, 4, (const psd_measure_t[]){ { "step", 70001 }, { "update/b", 8 } }, 2);
+    cr_assert_eq(psd_record_summarise(record, "{}", &err), PSD_OK);
+    expect_records(wanted, 3);
+    cr_expect_eq(read_file("metrics.jsonl"), 0);
 }
 
 Test(record, an_event_file_is_named_by_its_machine_and_process_and_is_whole_when_it_is_closed)
@@ -358,6 +377,11 @@ Test(record, a_record_that_is_kept_nowhere_takes_everything)
     cr_expect_eq(sum, 0);
 }
 
+static void write_down(void *arg, uint64_t step, double value)
+{
+    snprintf((char *)arg + strlen(arg), 40, " %lu:%g", (unsigned long)step, value);
+}
+
 Test(record, lines_that_are_no_numbers_of_steps_have_no_history)
 {
     char path[64];
@@ -368,7 +392,7 @@ Test(record, lines_that_are_no_numbers_of_steps_have_no_history)
           "{\"step\": 4, \"val/auc\": -0.25}",
           file);
     fclose(file);
-    double sum = 100;
-    psd_record_history(dir, 0, "val/auc", add_up, &sum);
-    cr_expect_eq(sum, 100 + 0 * 9 + 2 * 0.5 - 4 * 0.25, "%g", sum);
+    char found[200] = "";
+    psd_record_history(dir, 0, "val/auc", write_down, found);
+    cr_expect_str_eq(found, " 0:9 2:0.5 4:-0.25");
 }
