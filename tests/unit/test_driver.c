@@ -18,6 +18,8 @@ static psd_net_t *worker_net;
 static fake_server_t server[2];
 static char dir[] = "/tmp/psd-test-XXXXXX", file[64];
 static uint64_t hellos[2], attaches[2]; /* attaches: to server 1 */
+static uint64_t peers[8];               /* connections by which these came, in order */
+static uint32_t n_peers;
 static bool refuses;
 static uint64_t welcomes;            /* the job's run that server 0 welcomes workers to; 0: it does not answer */
 static uint32_t leaves[2], n_leaves; /* the first codes of LEAVE that differ */
@@ -60,7 +62,11 @@ static void on_heard(fake_server_t *from, const psd_msg_t *msg, psd_buf_t *body)
     psd_msg_t answer = { .kind = PSD_MSG_REFUSED, .code = PSD_REFUSAL_JOB, .text = "another job" };
     (void)body;
     hellos[from - server] += msg->kind == PSD_MSG_HELLO;
-    attaches[from - server] += msg->kind == PSD_MSG_ATTACH && msg->shard == 1;
+    if (msg->kind == PSD_MSG_ATTACH && msg->shard == 1) {
+        attaches[from - server]++;
+        if (n_peers < 8 && (!n_peers || peers[n_peers - 1] != from->peer))
+            peers[n_peers++] = from->peer;
+    }
     if (msg->kind == PSD_MSG_LEAVE && n_leaves < 2 && (!n_leaves || leaves[n_leaves - 1] != msg->code)) /* it is repeated */
         leaves[n_leaves++] = msg->code;
     if (msg->kind == PSD_MSG_HEARTBEAT && msg->job != welcomes)
@@ -388,21 +394,43 @@ Test(driver, a_server_of_another_protocol_fails_the_session_with_both_numbers)
     cr_expect_eq(look().failure.code, PSD_EREFUSED);
 }
 
+static void register_model(void)
+{
+    static psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
+    static psd_tensor_list_t list = { .n = 1, .tensor = &tensor };
+    static float w[2], *const data[] = { w };
+    psd_handover_post(handover, &(psd_request_t){ .kind = PSD_REQUEST_REGISTER, .list = &list, .data = data });
+    psd_driver_take_up(driver);
+}
+
+Test(driver, a_server_that_owes_an_answer_and_is_silent_is_connected_to_again_after_five_seconds)
+{
+    welcomes = 9;
+    other = server[1].at;
+    start(server[0].at);
+    cr_assert_not_null(driver, "%s", err.text);
+    await_joined_again(0);
+    for (const uint64_t end = uv_hrtime() + UINT64_C(2000000000); uv_hrtime() < end;)
+        uv_run(&loop, UV_RUN_NOWAIT); /* in which it owes nothing */
+    const uint64_t begun = uv_hrtime();
+    register_model();
+    while (n_peers < 3)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_geq(uv_hrtime() - begun, UINT64_C(9900000000), "twice");
+    cr_expect(peers[0] != peers[1] && peers[1] != peers[2] && peers[0] != peers[2]);
+    cr_expect_eq(attaches[0], 0);
+}
+
 /* The new one is where server 0 listens too, so that a restarted server needs no third socket. */
 Test(driver, server_1_is_attached_to_where_each_welcome_says_that_it_is)
 {
-    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { 2 }, .n_elements = 2 };
-    static psd_tensor_list_t list = { .n = 1 };
-    static float w[2], *const data[] = { w };
-    list.tensor = &tensor;
     welcomes = 9;
     lease_ms = 600;
     other = server[1].at;
     start(server[0].at);
     cr_assert_not_null(driver, "%s", err.text);
     await_joined_again(0);
-    psd_handover_post(handover, &(psd_request_t){ .kind = PSD_REQUEST_REGISTER, .list = &list, .data = data });
-    psd_driver_take_up(driver);
+    register_model();
     while (!attaches[1])
         uv_run(&loop, UV_RUN_NOWAIT);
     cr_expect_eq(attaches[0], 0);

@@ -25,6 +25,8 @@ static struct {
     char text[64];
 } script;
 static uint32_t read_code; /* of the last READ */
+static uint64_t dumb_peer; /* the connection to server 1 that is not answered; 0: none yet */
+static bool is_dumb;       /* server 1 does not answer its first connection */
 static char greeting[300]; /* "JOB NAME" of the last FOLLOW */
 static float x = 1;        /* all weights */
 static psd_follower_t *follower;
@@ -74,7 +76,9 @@ static void on_heard(fake_server_t *from, const psd_msg_t *msg, psd_buf_t *body)
         snprintf(greeting, sizeof greeting, "%s %s", psd_body_hello(body)->job, psd_body_hello(body)->name);
     if (msg->kind == PSD_MSG_READ)
         read_code = msg->code;
-    if (msg->kind == PSD_MSG_READ)
+    if (is_dumb && from == &server[1] && (!dumb_peer || dumb_peer == from->peer))
+        dumb_peer = from->peer;
+    else if (msg->kind == PSD_MSG_READ)
         tell_weights(from, msg);
     else if (script.kind == PSD_MSG_FOLLOWED)
         tell_snapshot(from, msg);
@@ -214,6 +218,19 @@ Test(follower, it_reads_from_every_server_and_has_the_version_of_the_one_that_is
         expect_tensor(0, "w", 2);
         expect_tensor(1, "b", 0);
     }
+}
+
+Test(follower, a_server_that_is_silent_is_connected_to_again_after_five_seconds)
+{
+    n_servers = 2;
+    is_dumb = true;
+    start(PSD_MSG_FOLLOWED, 0, "");
+    const uint64_t begun = uv_hrtime();
+    cr_assert_eq(psd_follower_pull(follower, 0, 60000), PSD_W_OK, "%s", psd_follower_error(follower));
+    cr_expect_geq(uv_hrtime() - begun, UINT64_C(4900000000));
+    cr_expect_neq(dumb_peer, 0);
+    expect_tensor(0, "w", 2);
+    expect_tensor(1, "b", 0);
 }
 
 Test(follower, a_program_may_end_a_pull)

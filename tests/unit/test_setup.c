@@ -7,6 +7,7 @@
 
 #include "common/system/log.h"
 #include "common/system/safetensors.h"
+#include "worker/encoding.h"
 #include "worker/setup.h"
 
 /* What a worker logs of the data that it has read. */
@@ -34,7 +35,7 @@ static void teardown(void)
 {
     psd_setup_clear(&setup_of);
     psd_options_destroy(&options);
-    unlink("train.csv"), unlink("test.csv"), unlink("w.safetensors");
+    unlink("train.csv"), unlink("test.csv"), unlink("w.safetensors"), unlink("rows.csv");
     rmdir(dir);
 }
 TestSuite(setup, .init = setup, .fini = teardown, .timeout = 600);
@@ -228,6 +229,83 @@ Test(setup, a_metric_that_the_rows_do_not_suit_is_refused)
                    "--stop-target: stop.target is 1.5, but accuracy is at most 1; set a target up to 1");
     load("--model-kind=softmax --data-test=csv:test.csv --stop-target=1.5 --eval-metric=logloss");
     load("--model-kind=softmax --data-test=csv:test.csv --stop-target=1");
+}
+
+/* ---- a model that knows its columns ---- */
+
+/* Keep a model of the columns city (words) and age, and the label y. */
+static void keep_model(void)
+{
+    const char *flags = "--model-kind=softmax --data-categorical=city";
+    write_file("train.csv", "city,age,y\nOslo,3,0\nRome,4,1\nRome,9,0\nOslo,5,1\n");
+    load(flags);
+    psd_saved_t saved[2];
+    for (size_t i = 0; i < 2; i++) {
+        const psd_param_t *p = &psd_model_params(setup_of.model)[i];
+        saved[i] = (psd_saved_t){ .name = p->name, .shape = p->shape, .n_dims = p->n_dims, .n = p->n, .data = p->data };
+    }
+    char *text = psd_encoding_print(setup_of.train->encoding, &err);
+    const psd_note_t note = { PSD_ENCODING_NOTE, text };
+    cr_assert_eq(psd_safetensors_write("w.safetensors", saved, 2, &note, 1, &err), PSD_OK, "%s", err.text);
+    free(text);
+}
+
+#define WARM "--model-kind=softmax --init=w.safetensors "
+#define CURE "; leave it out, or start without init"
+
+Test(setup, rows_for_a_model_that_knows_its_columns_have_their_names_and_roles)
+{
+    keep_model();
+    write_file("train.csv", "y,age,city\n0,3,Rome\n1,4,Oslo\n");
+    load(WARM);
+    cr_expect_eq(setup_of.train->n_features, 3);
+    cr_assert_not_null(setup_of.train->encoding, "it goes on into the next model");
+    cr_expect_str_eq(setup_of.train->encoding->column[0].name, "city");
+    load(WARM "--data-label-column=0");
+    expect_refused(WARM "--data-label-column=age", PSD_ECONFIG,
+                   "--data-label-column: data.label_column is age, but the model in w.safetensors was trained with y" CURE);
+    expect_refused(WARM "--data-drop=age", PSD_ECONFIG,
+                   "--data-drop: data.drop names age, but the model in w.safetensors was trained with it as a feature" CURE);
+    expect_refused(WARM "--data-drop=y", PSD_ECONFIG,
+                   "--data-drop: data.drop names y, but the model in w.safetensors was trained with it as the label" CURE);
+    expect_refused(WARM "--data-weight-column=city", PSD_ECONFIG,
+                   "--data-weight-column: data.weight_column names city, but the model in w.safetensors was trained with it as a "
+                   "feature" CURE);
+    write_file("train.csv", "age,city\n3,Rome\n4,Oslo\n");
+    expect_refused(WARM, PSD_EDATA,
+                   "--data-train: csv:train.csv: no column is named 'y', as the label is in the model's training set; add it, or "
+                   "rename the label's column");
+    write_file("train.csv", "y,age,city\n0,3,Rome\n1,4,Oslo\n");
+    write_file("test.csv", "age,city\n3,Rome\n4,Oslo\n");
+    expect_refused(WARM "--data-test=csv:test.csv", PSD_EDATA, "--data-test: csv:test.csv: it has no labels");
+    write_file("test.csv", "age,city,y\n3,Rome,0\n4,Oslo,1\n5,Rome,0\n");
+    load(WARM "--data-test=csv:test.csv");
+    cr_expect_eq(setup_of.test->n_rows, 3);
+}
+
+/* A column of `n` words of half a mebibyte. */
+static void write_long_words(int n)
+{
+    enum { HALF = 1 << 19 };
+    char *word = malloc(HALF);
+    memset(word, 'w', HALF);
+    FILE *file = fopen("train.csv", "w");
+    fputs("a,y\n", file);
+    for (int i = 0; i < n; i++)
+        fprintf(file, "%.*s%02d,%d\n", HALF - 2, word, i, i % 2);
+    cr_assert_eq(fclose(file), 0);
+    free(word);
+}
+
+Test(setup, dictionaries_have_to_find_room_in_the_file_of_the_model)
+{
+    write_long_words(31);
+    load("--model-kind=softmax --data-categorical=a --data-one-hot=64");
+    write_long_words(33);
+    cr_expect_eq(try_load("--model-kind=softmax --data-categorical=a --data-one-hot=64"), PSD_EDATA);
+    const char *begin = "--data-train: the dictionaries of its columns have 173", *end = " bytes, but a model's file has room for "
+                                                                                         "16777216; lower data.one_hot";
+    cr_expect(!strncmp(err.text, begin, strlen(begin)) && strstr(err.text, end), "%s", err.text);
 }
 
 /* ---- options ---- */

@@ -37,6 +37,7 @@ static struct {
     double round_loss;     /* the mean loss of the last step */
     uint64_t job_samples;  /* and of all */
     uint32_t accumulate;   /* rounds of a step; 0: 1 */
+    bool gathers;          /* of these, only the last makes new weights */
     bool in_asp;
     uint64_t hopeless_at;                  /* clock whose exchange fails the job; 0: none */
     uint64_t world_shrinks_at;             /* clock after which one worker is left; 0: none */
@@ -223,7 +224,8 @@ int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)
         server.position.clock = server.goes_back_to;
         return 0;
     }
-    server.position.version += server.position.clock != server.skips_at;
+    server.position.gathered = server.gathers && server.position.clock % server.accumulate != 0;
+    server.position.version += server.position.clock != server.skips_at && !server.position.gathered;
     server.position.clock++;
     return 0;
 }
@@ -263,7 +265,8 @@ int psd_worker_asked_to_leave(const psd_worker_t *self)
 int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
 {
     (void)self;
-    note_call("leave finished=%d timeout_ms=%d", finished, timeout_ms);
+    if (server.left != finished) /* it may be said again and again */
+        note_call("leave finished=%d timeout_ms=%d", finished, timeout_ms);
     server.left = finished;
     return server.leave_rc;
 }
@@ -1327,6 +1330,83 @@ Test(trainer, a_run_from_the_start_says_nothing_of_patience)
 
 /* ---- whole runs, compared with their transcript ---- */
 
+/* ---- Words: what the columns mean is kept beside the metrics and in the model ---- */
+
+static void setup_words(void)
+{
+    FILE *file = fopen(in_dir("words.csv"), "w");
+    for (int i = 0; i < 40; i++)
+        fprintf(file, "%s,%d,%d\n", i % 3 ? "red" : "blue", i, i % 2);
+    fclose(file);
+    char spec[300];
+    snprintf(spec, sizeof spec, "csv:%s", path);
+    static const char *const categorical[] = { "0" };
+    psd_dataset_options_t options = { .label_column = "2", .one_hot = 9, .categorical = categorical, .n_categorical = 1 };
+    psd_model_destroy(&model);
+    psd_dataset_destroy(&train);
+    cr_assert_not_null(train = psd_dataset_load(spec, &options, &err), "%s", err.text);
+    cr_assert_not_null(train->encoding);
+    model = new_model();
+    config.model = model;
+    config.train = train;
+    config.test = NULL;
+    config.batch = 8;
+    config.stop_epochs = 0;
+    config.stop_steps = 2;
+}
+
+static void teardown_words(void)
+{
+    unlink(in_dir("words.csv"));
+    unlink(in_dir("encoding.json"));
+    teardown();
+}
+
+static void expect_encoding(const char *wanted)
+{
+    char there[2048] = "";
+    FILE *file = fopen(in_dir("encoding.json"), "r");
+    cr_assert_eq(file != NULL, wanted != NULL);
+    if (!file)
+        return;
+    cr_assert_lt(fread(there, 1, sizeof there - 1, file), sizeof there - 1);
+    fclose(file);
+    cr_expect_str_eq(there, wanted);
+}
+
+Test(trainer, what_columns_of_words_mean_is_kept_with_the_run_and_the_model_and_a_job_that_goes_on_does_not_change_it,
+     .fini = teardown_words)
+{
+    char save[256];
+    psd_safetensors_t file = { .fd = -1 };
+    setup_words();
+    char *text = psd_encoding_print(train->encoding, &err);
+    snprintf(save, sizeof save, "%s/w.safetensors", dir);
+    config.save = save;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    expect_encoding(text);
+    cr_assert_eq(psd_safetensors_open(&file, save, &err), PSD_OK, "%s", err.text);
+    cr_assert_eq(psd_safetensors_parse(&file, &err), PSD_OK, "%s", err.text);
+    cr_expect_str_eq(psd_safetensors_note(&file, PSD_ENCODING_NOTE), text);
+    psd_safetensors_close(&file);
+    free(train->encoding->column[0].word[0]);
+    train->encoding->column[0].word[0] = strdup("black");
+    char *other = psd_encoding_print(train->encoding, &err);
+    server.position = (psd_position_t){ .clock = 2, .world = 1 };
+    cr_expect_eq(psd_trainer_run(&config, &result, &err), PSD_ECONFIG);
+    cr_expect_eq(strncmp(err.text, "the job goes on, but its columns would become other features than those that its weights", 87),
+                 0, "%s", err.text);
+    expect_encoding(text);
+    server.position.clock = 1;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "another job has begun: %s", err.text);
+    expect_encoding(other);
+    psd_encoding_destroy(&train->encoding);
+    server.position.clock = 1;
+    cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    expect_encoding(NULL);
+    free(text), free(other);
+}
+
 /* The events of tests/golden/transcripts/trainer.txt: "run FIELD=VALUE ...", where the fields are those of the server above and of
  * the configuration. Times and hashes are "~". */
 
@@ -1351,7 +1431,7 @@ static void print_value(FILE *out, const char *key, const json_t *value)
     for (size_t i = 0; i < sizeof times / sizeof *times; i++)
         varies = varies || !strcmp(key, times[i]);
     fprintf(out, " %s=", key);
-    if (json_is_null(value))
+    if (json_is_null(value) && strcmp(key, "samples_per_s") != 0) /* which has no value after no time */
         fprintf(out, "null");
     else if (varies)
         fprintf(out, "~");
@@ -1437,6 +1517,7 @@ static void configure_server(const char *event)
     snprintf(server.unit, sizeof server.unit, "%s", transcript_text(event, "unit"));
     server.round_loss = 0.625;
     server.accumulate = (uint32_t)transcript_number(event, "accumulate", 1);
+    server.gathers = transcript_number(event, "gathers", 0) != 0;
     server.in_asp = transcript_number(event, "asp", 0) != 0;
     server.job_samples = (uint64_t)transcript_number(event, "job_samples", 0);
     server.connect_rc = (int)transcript_number(event, "connect_rc", 0);
@@ -1481,11 +1562,14 @@ static void perform_run(const char *event)
     say_files();
 }
 
-Test(trainer, whole_runs_are_as_in_their_transcript)
+static void play_runs(const char *name)
 {
     plays = true;
     psd_log_init(&(psd_log_config_t){ .level = PSD_LOG_INFO, .format = PSD_LOG_LOGFMT, .sink = say_line, .now_us = later });
-    const char *difference = transcript_play("trainer", perform_run, NULL);
+    const char *difference = transcript_play(name, perform_run, NULL);
     cr_expect_null(difference, "%s", difference);
     plays = false;
 }
+
+Test(trainer, whole_runs_are_as_in_their_transcript) { play_runs("trainer"); }
+Test(trainer, whole_runs_that_end_otherwise_are_as_in_their_transcript) { play_runs("trainer_ends"); }
