@@ -152,6 +152,23 @@ Test(live, log_has_lines_and_none_has_nothing)
     cr_expect_str_eq(shown(), "");
 }
 
+Test(live, a_long_line_of_json_is_read_as_far_as_there_is_room)
+{
+    char line[2000], word[700];
+    memset(word, 'x', sizeof word - 1);
+    word[sizeof word - 1] = '\0';
+    begin("log", 80);
+    snprintf(line, sizeof line, "{\"id\":\"train.progress\",\"step\":60,\"word\":\"%s\",\"steps\":80,\"other\":\"%s\"}", word,
+             word);
+    cr_expect(psd_live_progress(live, 1000, line));
+    snprintf(line, sizeof line, "id=train.progress step=60 word=%.*s\r\n", 511 - 31, word);
+    cr_expect_str_eq(shown(), line);
+    snprintf(line, sizeof line, "{\"id\":\"worker.lost\",\"name\":\"%s\",\"worker\":1}", word);
+    cr_expect_eq(psd_live_heard(live, 1000, line, &event), -1, "its number had no room");
+    cr_expect(!psd_live_progress(live, 1000, "{\"id\":\"other\",\"step\":1,\"x\":\"id=train.progress step=2\"}"));
+    cr_expect_str_eq(shown(), "");
+}
+
 /* ---- all that the terminal gets, as tests/golden/report/live.txt has it ---- */
 
 /* What psdctl run reads or does at `ms`: a line of a worker, of server 0, or of its own; so many processes are gone; the end. */
