@@ -88,16 +88,36 @@ Test(history, the_newest_lines_are_kept)
 
 Test(history, a_line_that_is_no_utf8_or_was_cut_within_a_character_is_one_all_the_same)
 {
-    char text[PSD_HISTORY_TEXT + 8] = "x";
-    for (size_t i = 1; i < sizeof text - 2; i += 2)
+    char text[PSD_HISTORY_TEXT + 8] = "xy";
+    for (size_t i = 2; i < sizeof text - 2; i += 2)
         memcpy(text + i, "\xc3\xa9", 2);
     psd_history_note(&history, 1, "warn", "peer.refused", text);
     psd_history_note(&history, 2, "warn", "peer.refused", "\xff\x01 name=<b>");
     psd_history_note(&history, 3, "warn", "peer.refused", "\x7f\x80");
     json_t *events = read_all("events");
     cr_assert_eq(json_array_size(events), 3);
+    const char *cut = json_string_value(json_object_get(json_array_get(events, 0), "text"));
+    cr_expect_eq(strlen(cut), PSD_HISTORY_TEXT - 1);
+    cr_expect(!strncmp(cut, "xy", 2) && strspn(cut + 2, "?") == PSD_HISTORY_TEXT - 3, "%s", cut);
     cr_assert_str_eq(json_string_value(json_object_get(json_array_get(events, 2), "text")), "\x7f?");
     cr_assert_str_eq(json_string_value(json_object_get(json_array_get(events, 1), "text")), "?\x01 name=<b>");
+}
+
+Test(history, it_is_one_line_of_json)
+{
+    psd_history_add(&history, &(psd_history_point_t){ 1700000000.125, 2, 3, 4, 5, 0.5, NAN, 0.001, INFINITY });
+    psd_history_add(&history, &(psd_history_point_t){ 1700000001, 3, 4, 5, 6, -0.25, 0.75, 0.002, 9 });
+    psd_history_note(&history, 1700000000.5, "warn", "worker.lost", "name=\"Zo\xc3\xab\" worker=1");
+    psd_history_note(&history, 1700000002, "info", "worker.joined", "");
+    char *text = psd_history_json(&history);
+    cr_expect_str_eq(text,
+                     "{\"schema\":\"psd.history/1\",\"columns\":[\"ts\",\"step\",\"samples\",\"received_bytes\","
+                     "\"sent_bytes\",\"loss\",\"val_loss\",\"lr\",\"report\"],\"rows\":["
+                     "[1700000000.125,2,3,4,5,0.5,null,0.001,null],[1700000001.0,3,4,5,6,-0.25,0.75,0.002,9.0]],\"events\":["
+                     "{\"ts\":1700000000.5,\"level\":\"warn\",\"id\":\"worker.lost\",\"text\":\"name=\\\"Zo\xc3\xab\\\" "
+                     "worker=1\"},{\"ts\":1700000002.0,\"level\":\"info\",\"id\":\"worker.joined\",\"text\":\"\"}]}",
+                     "%s", text);
+    free(text);
 }
 
 Test(history, among_lines_that_came_equally_often_the_oldest_goes)
