@@ -104,6 +104,8 @@ Test(pace, a_round_has_its_time_and_its_barriers)
     cr_expect_float_eq(round.barrier_s, 0.030, 1e-9);
     cr_expect_float_eq(psd_pace_answer(pace, 0, MS(1140)), 0.040, 1e-9);
     cr_expect_lt(psd_pace_answer(pace, 0, MS(1141)), 0, "sent again: that answers nothing");
+    psd_pace_complete(pace, 0, 1, 0.01, MS(1150));
+    cr_expect_float_eq(psd_pace_answer(pace, 0, MS(1157)), 0.007, 1e-9, "while the round is open");
     psd_pace_t *fresh = psd_pace_new(true);
     cr_expect_lt(psd_pace_close(fresh, MS(1)).duration_s, 0, "the first has none before it");
     psd_pace_destroy(&fresh);

@@ -557,6 +557,33 @@ Test(report, no_worker_is_blamed_if_each_is_slow_now_and_then, .init = setup, .f
     cr_expect_eq(n_alerts(), 0, "%s", alert(0));
 }
 
+Test(report, a_worker_that_is_slow_more_than_twice_as_often_as_the_others_is_blamed, .init = setup, .fini = teardown)
+{
+    static const uint32_t slow[] = { 0, 0, 1, 0, 2, 0, 0, 1, 0, 2 }; /* 6 of 10 rounds, and the others 2 each */
+    for (uint32_t i = 0; i < 50 * 10; i++) {
+        times_t times[N] = { { 0, 5, 1 }, { 0, 5, 1 }, { 0, 5, 1 } };
+        times[slow[i % 10]].compute = 205;
+        play(times, 1);
+    }
+    look();
+    cr_expect_lt(of_worker(0, "awaited_share"), 3.5 * of_worker(1, "awaited_share"));
+    cr_expect_str_eq(json_string_value(json_object_get(worker_at(0), "slow_reason")), "compute");
+    cr_expect_eq(n_alerts(), 1);
+}
+
+Test(report, a_silent_worker_is_blamed_when_a_fifth_of_the_time_has_gone_to_it, .init = setup, .fini = teardown)
+{
+    play((const times_t[]){ { 0, 20, 2 }, { 0, 20, 2 }, { 0, 20, 2 } }, 2500);
+    push_all(0, (push_t){ .samples = 1, .compute_s = 0.02 });
+    push_all(2, (push_t){ .samples = 1, .compute_s = 0.02 });
+    for (int past = 0; past < 2; past++) { /* of the last ten seconds or so: 1 - exp(-0.22) are 0.198 */
+        pass(past ? 150 : 2200);
+        look();
+        const char *reason = json_string_value(json_object_get(worker_at(1), "slow_reason"));
+        cr_expect_eq(reason && !strcmp(reason, "silent"), past, "%s, %g", reason, of_worker(1, "awaited_share"));
+    }
+}
+
 /* ---- what was trained ---- */
 
 Test(report, before_the_first_step_the_learning_rate_is_that_of_the_next_one, .init = setup, .fini = teardown)

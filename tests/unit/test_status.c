@@ -150,6 +150,9 @@ Test(status, a_stuck_loop_is_neither_alive_nor_ready)
     publish(now_ms() - 6000, true);
     cr_assert_eq(get("/livez"), 500);
     cr_assert_eq(get("/readyz"), 503);
+    publish(now_ms() - 3000, true);
+    cr_expect_eq(get("/livez"), 200, "it may be busy for a while");
+    cr_expect_eq(get("/readyz"), 200);
     publish(now_ms(), false);
     cr_assert_eq(get("/livez"), 200);
     cr_assert_eq(get("/readyz"), 503);

@@ -1,7 +1,9 @@
 #include <criterion/criterion.h>
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "common/system/safetensors.h"
@@ -91,4 +93,20 @@ Test(trace, a_file_that_cannot_be_written_is_told_with_the_reason)
     cr_expect_eq(psd_trace_step(full, 1, 1, params, 2, &err), PSD_EIO);
     cr_expect_str_eq(err.text, "cannot write the trace /dev/full: No space left on device");
     psd_trace_destroy(&full);
+}
+
+Test(trace, a_step_that_is_written_in_part_is_told)
+{
+    char wanted[100];
+    psd_trace_t *trace = psd_trace_new(path, &err), *none = NULL;
+    cr_assert_not_null(trace);
+    signal(SIGXFSZ, SIG_IGN);
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &(struct rlimit){ 100, RLIM_INFINITY }), 0);
+    const int rc = psd_trace_step(trace, 1, 1, params, 2, &err);
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &(struct rlimit){ RLIM_INFINITY, RLIM_INFINITY }), 0);
+    snprintf(wanted, sizeof wanted, "cannot write the trace %s: no space", path);
+    cr_expect_eq(rc, PSD_EIO);
+    cr_expect_str_eq(err.text, wanted);
+    psd_trace_destroy(&trace);
+    psd_trace_destroy(&none);
 }
