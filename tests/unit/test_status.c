@@ -339,6 +339,35 @@ Test(status, a_foreign_host_is_refused_and_an_address_is_not)
     cr_assert_eq(ask("GET /status HTTP/1.0\r\n\r\n"), 200);
 }
 
+Test(status, a_host_is_ours_as_a_whole_or_not_at_all)
+{
+    char machine[256] = "", many[300], text[600];
+    gethostname(machine, sizeof machine - 1);
+    memset(many, '1', sizeof many - 1);
+    many[sizeof many - 1] = '\0';
+    const struct {
+        const char *host;
+        int code;
+    } rows[] = { { "LOCALHOST", 200 },
+                 { "localhost:", 200 },
+                 { machine, 200 },
+                 { "[fe80::7]", 200 },
+                 { "10.1.2.3", 200 },
+                 { "localhost.evil.example", 403 },
+                 { "127.0.0.1.evil.example:80", 403 },
+                 { "evil.example", 403 },
+                 { "[", 403 },
+                 { "[]", 403 },
+                 { "[::1x]", 403 },
+                 { "1.2.3", 403 },
+                 { "local", 403 },
+                 { many, 403 } };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        snprintf(text, sizeof text, "GET /status HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", rows[i].host);
+        cr_expect_eq(ask(text), rows[i].code, "%s", rows[i].host);
+    }
+}
+
 Test(status, an_oversized_request_is_refused)
 {
     size_t n = 40000;
@@ -485,6 +514,9 @@ Test(status, a_client_without_the_token_sees_only_health, .init = setup_token, .
 {
     static const char *const wrong[] = { "",
                                          "Authorization: Bearer 0123456789abcdeF\r\n",
+                                         "Authorization: Bearer 1123456789abcdef\r\n",
+                                         "Authorization: Bearer 01234567A9abcdef\r\n",
+                                         "Authorization: Bearer fedcba9876543210\r\n",
                                          "Authorization: Bearer \r\n",
                                          "Authorization: Bearer 0123456789abcde\r\n",
                                          "Authorization: 0123456789abcdef\r\n",
