@@ -334,7 +334,7 @@ void transcript_fields(const char *event, psd_msg_t *msg)
         else if (field->type == BOOL)
             *(bool *)at = *value == '1';
         else
-            snprintf(at, sizeof msg->text, "%s", transcript_text(event, field->name));
+            snprintf(at, sizeof msg->text, "%.*s", (int)sizeof msg->text - 1, transcript_text(event, field->name));
     }
 }
 
