@@ -633,7 +633,7 @@ Test(run, a_program_that_ends_before_its_work_is_done_is_named_while_the_others_
     cr_expect_eq(psdctl(words), 69, "%s", output);
     const char *named =
         strstr(output, "psdctl: the program of worker 1 has ended before its work was done, and the others may wait for it");
-    const char *waited = strstr(output, "), which left before its work was done");
+    const char *waited = strstr(output, "gave up after 5 s (join_timeout) of waiting for more workers");
     cr_expect(named && waited && named < waited, "%s", output);
     cr_expect_null(strstr(output, "the program of worker 0"), "%s", output);
 }
