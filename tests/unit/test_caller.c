@@ -108,6 +108,72 @@ Test(caller, what_the_servers_would_refuse_is_refused_here)
     cr_expect_eq(read_it(&given), PSD_EINVAL);
 }
 
+/* `n` bytes. */
+static const char *of(size_t n)
+{
+    static char text[4][512];
+    static size_t at;
+    at = (at + 1) % 4;
+    memset(text[at], 'x', n);
+    text[at][n] = '\0';
+    return text[at];
+}
+
+static void expect_read_at(int line, const psd_worker_config_t *given, const char *sentence)
+{
+    err = (psd_err_t){ 0 };
+    cr_expect_eq(read_it(given), *sentence ? PSD_EINVAL : PSD_OK, "line %d: %s", line, err.text);
+    cr_expect_str_eq(err.text, sentence, "line %d: %s", line, err.text);
+}
+#define expect_read(sentence, ...)                                                                                                 \
+    do {                                                                                                                           \
+        psd_worker_config_t given = config();                                                                                      \
+        __VA_ARGS__;                                                                                                               \
+        expect_read_at(__LINE__, &given, sentence);                                                                                \
+    } while (0)
+
+#define ONE_WORD_OF_JOB "is not the name of a job: it is one word of at most 127 bytes"
+#define X60             "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+
+Test(caller, each_text_and_number_may_be_as_long_as_the_servers_take_it_and_no_longer)
+{
+    expect_read("", given.join = of(127));
+    expect_read("`join` is longer than 127 bytes", given.join = of(128));
+    expect_read("", given.job = of(127));
+    expect_read("job \"" X60 "\" " ONE_WORD_OF_JOB, given.job = of(128));
+    expect_read("job \"\" " ONE_WORD_OF_JOB, given.job = "");
+    expect_read("", given.worker = 4096);
+    expect_read("worker 4096 is too high: workers count from 0 to 4095", given.worker = 4097);
+    expect_read("", given.worker = -1);
+    cr_expect_eq(caller.wanted, 0, "any");
+    expect_read("", given.name = of(127));
+    expect_read("\"" X60 "\" cannot be a worker's name: it is one word of at most 127 bytes, without quotes, = or backslash",
+                given.name = of(128));
+    expect_read("", given.recipe = of(255));
+    expect_read("`recipe` has 256 bytes, at most 255 fit", given.recipe = of(256));
+    expect_read("`net_threads` is -1; it takes 0 to 16", given.net_threads = -1);
+    expect_read("`net_threads` is 17; it takes 0 to 16", given.net_threads = 17);
+}
+
+static int never(void *arg) { return arg == NULL; }
+static void say_nothing(void *arg, int level, const char *id, const char *line) { (void)arg, (void)level, (void)id, (void)line; }
+
+Test(caller, what_is_given_is_kept_under_its_name)
+{
+    psd_worker_config_t given = config();
+    int asked, told;
+    given.job = "mnist", given.name = "eve", given.recipe = "as all", given.rows = 77, given.worker = 5;
+    given.join_timeout_ms = 1234;
+    given.log = say_nothing, given.log_arg = &told, given.interrupted = never, given.interrupted_arg = &asked;
+    cr_assert_eq(read_it(&given), PSD_OK, "%s", err.text);
+    cr_expect_str_eq(caller.job, "mnist");
+    cr_expect_str_eq(caller.name, "eve");
+    cr_expect_str_eq(caller.recipe, "as all");
+    cr_expect(caller.rows == 77 && caller.wanted == 5 && caller.patience_ms == 1234);
+    cr_expect(caller.log == say_nothing && caller.log_arg == &told);
+    cr_expect(caller.interrupted == never && caller.interrupted_arg == &asked);
+}
+
 Test(caller, a_join_timeout_of_0_is_a_minute_and_a_negative_one_has_no_limit)
 {
     cr_expect_eq(psd_caller_patience_ms(0), 60000);

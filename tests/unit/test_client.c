@@ -715,6 +715,48 @@ Test(client, the_figures_of_a_tensor_are_told_under_their_names)
               h.zero_share == 1.5 && h.cut_share == 1.5625);
 }
 
+/* A struct of `n` bytes may be asked for with 8 to `n` of them. */
+#define expect_sizes(name, ask, out)                                                                                               \
+    do {                                                                                                                           \
+        char words[120];                                                                                                           \
+        static const size_t sizes[] = { 0, 7, sizeof(out) + 1 };                                                                   \
+        for (size_t k = 0; k < 3; k++) {                                                                                           \
+            (out).size = sizes[k];                                                                                                 \
+            snprintf(words, sizeof words, name ": size is %zu; set it to that of the struct, at most %zu", sizes[k], sizeof(out)); \
+            expect_rc(ask, PSD_W_EINVAL, words);                                                                                   \
+        }                                                                                                                          \
+        (out).size = 8;                                                                                                            \
+        expect_ok(ask);                                                                                                            \
+        cr_expect_eq((out).size, 8);                                                                                               \
+    } while (0)
+
+Test(client, texts_and_structs_have_the_sizes_that_they_may_have)
+{
+    const char *const rows = "rows are described by 1 to 255 bytes of printable UTF-8",
+                      *const name = "a reported name has 1 to 63 bytes of printable UTF-8";
+    char text[300];
+    psd_position_t at = { .clock = 99 };
+    psd_worker_settings_t settings = { .size = 0 };
+    psd_worker_group_t group = { .size = 0 };
+    join();
+    memset(text, 'x', sizeof text);
+    text[256] = '\0';
+    expect_rc(psd_worker_say_rows(worker, text, DONE_MS), PSD_W_EINVAL, rows);
+    text[255] = '\0';
+    expect_ok(psd_worker_say_rows(worker, text, DONE_MS));
+    expect_rc(psd_worker_say_rows(worker, "", DONE_MS), PSD_W_EINVAL, rows);
+    text[64] = '\0';
+    expect_rc(psd_worker_report(worker, text, 1), PSD_W_EINVAL, name);
+    text[63] = '\0';
+    expect_ok(psd_worker_report(worker, text, 1));
+    expect_rc(psd_worker_report(worker, "", 1), PSD_W_EINVAL, name);
+    expect_rc(psd_worker_report(worker, NULL, 1), PSD_W_EINVAL, name);
+    expect_sizes("position", psd_worker_position(worker, &at), at);
+    cr_expect_eq(at.clock, 99, "there was no room for it");
+    expect_sizes("settings", psd_worker_settings(worker, &settings), settings);
+    expect_sizes("group", psd_worker_group(worker, "a", &group), group);
+}
+
 Test(client, figures_that_were_not_told_are_awaited)
 {
     join();

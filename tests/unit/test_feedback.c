@@ -140,6 +140,66 @@ Test(feedback, the_sum_of_squares_is_that_of_the_decoded_values, .fini = teardow
         bounded, 1e-9 * sum);
 }
 
+static void expect_parts(uint32_t most, uint32_t n_parts)
+{
+    static float kept[ALL], after[ALL];
+    memset(kept, 0, sizeof kept);
+    setup();
+    teardown();
+    cr_assert_eq(psd_partition_make(&map, (uint64_t[]){ A, B, C }, 3, 2, most, NULL), PSD_OK);
+    cr_assert_eq(map.n_parts[0] + map.n_parts[1], n_parts);
+    cr_assert_not_null(feedback = psd_feedback_new(&rule, &coding, &map, true, NULL));
+    for (int round = 0; round < 2; round++) {
+        double sum = 0;
+        const float *const *with = round ? without_b : whole;
+        cr_assert(psd_feedback_open(feedback, with));
+        for (uint32_t s = 0, base = 0; s < 2; s++)
+            for (uint32_t p = 0; p < map.n_parts[s]; base += map.part[s][p++].n) {
+                const psd_feedback_part_t part = psd_feedback_part(feedback, s, p);
+                const uint8_t *code = part.payload ? part.payload->data : NULL;
+                uint32_t n_with = 0;
+                for (uint32_t i = 0; i < map.part[s][p].n_chunks; i++) {
+                    const psd_chunk_t *c = psd_partition_at(&map, s, p, i);
+                    uint8_t wanted[4 * A];
+                    float back[A];
+                    n_with += with[c->tensor] != NULL;
+                    if (!with[c->tensor]) {
+                        code = code ? code + psd_coding_bytes(&coding, c->n) : NULL;
+                        continue;
+                    }
+                    cr_assert_not_null(code);
+                    psd_coding_encode(&coding, with[c->tensor] + c->offset, kept + base + c->at, c->n, wanted);
+                    cr_expect_arr_eq(code, wanted, psd_coding_bytes(&coding, c->n), "server %u, part %u", s, p);
+                    psd_coding_decode(&coding, code, c->n, 0, c->n, back);
+                    for (uint32_t k = 0; k < c->n; k++)
+                        sum += (double)back[k] * (double)back[k];
+                    code += psd_coding_bytes(&coding, c->n);
+                }
+                cr_expect_eq(part.has_bitmap, n_with && n_with < map.part[s][p].n_chunks);
+                cr_expect_eq(!part.payload, !n_with);
+            }
+        cr_expect_float_eq(
+            psd_feedback_squares(feedback, &(psd_clip_t){ .value = 0 }, alone(&(psd_rule_t){ 0 }), (const uint8_t[3]){ 0 }), sum,
+            1e-9 * sum);
+        psd_feedback_close(feedback);
+        memcpy(after, kept, sizeof after);
+        for (uint32_t s = 0, base = 0; s < 2; s++) {
+            psd_feedback_set_aside(feedback, s, false);
+            for (uint32_t p = 0; p < map.n_parts[s]; base += map.part[s][p++].n)
+                cr_expect_arr_eq(psd_feedback_aside(feedback, s, p)->data, after + base, map.part[s][p].n * sizeof(float));
+        }
+        psd_feedback_drop_aside(feedback, 1);
+        cr_expect(psd_feedback_aside(feedback, 0, 0) && !psd_feedback_aside(feedback, 1, 0));
+    }
+}
+
+Test(feedback, each_part_of_each_server_has_its_own_codes_residual_and_share_of_the_squares, .fini = teardown)
+{
+    expect_parts(100, 2);
+    teardown();
+    expect_parts(40, 3);
+}
+
 /* The votes of a gradient, by the rule itself. */
 static void expect_votes(const psd_feedback_part_t *part, float *kept)
 {

@@ -104,6 +104,10 @@ Test(sampler, a_batch_is_full_or_a_number_and_never_more_than_the_data)
     cr_assert_eq(batch, 64);
     cr_assert_eq(psd_batch_parse("1000", 77, &batch, &err), PSD_OK);
     cr_assert_eq(batch, 77);
+    cr_assert_eq(psd_batch_parse("1", 77, &batch, &err), PSD_OK);
+    cr_assert_eq(batch, 1);
+    cr_assert_eq(psd_batch_parse("99999999999999999999999", 77, &batch, &err), PSD_OK);
+    cr_assert_eq(batch, 77);
     const char *wrong[] = { "", "0", "-1", "64x", "Full", "1e3", " 8" };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         cr_assert_eq(psd_batch_parse(wrong[i], 77, &batch, &err), PSD_ECONFIG, "accepted '%s'", wrong[i]);

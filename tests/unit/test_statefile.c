@@ -50,6 +50,14 @@ Test(statefile, names_of_arrays_come_apart_at_their_last_slash_or_dot)
     cr_expect_not(psd_statefile_split("state/exp_avg", tensor, &field));
     cr_expect_not(psd_statefile_split("exp_avg", tensor, &field));
     cr_expect_not(psd_statefile_split("state/0/", tensor, &field));
+    char name[200] = "state/";
+    memset(name + 6, 'x', 127);
+    strcpy(name + 133, "/sum");
+    cr_assert(psd_statefile_split(name, tensor, &field));
+    cr_expect_eq(strlen(tensor), 127);
+    cr_expect_str_eq(field, "sum");
+    strcpy(name + 133, "x/sum");
+    cr_expect_not(psd_statefile_split(name, tensor, &field), "no tensor has so long a name");
 }
 
 Test(statefile, numbers_are_the_tensors_of_the_files_own_list_or_else_of_the_model)
@@ -71,6 +79,18 @@ Test(statefile, numbers_are_the_tensors_of_the_files_own_list_or_else_of_the_mod
     cr_expect_not_null(find("head", "step"));
     cr_expect_not_null(find("fc1.bias", "step"));
     cr_expect_str_eq(file.optimizer, "adam");
+}
+
+Test(statefile, a_number_names_the_tensor_of_that_place_and_anything_else_itself)
+{
+    static const char *const name[] = { "w", "b", "7" };
+    cr_expect_eq(psd_statefile_tensor("0", name, 3), name[0]);
+    cr_expect_eq(psd_statefile_tensor("2", name, 3), name[2]);
+    cr_expect_null(psd_statefile_tensor("3", name, 3));
+    cr_expect_eq(psd_statefile_tensor("7", name, 3), name[2], "which is a name");
+    cr_expect_str_eq(psd_statefile_tensor("1x", name, 3), "1x");
+    cr_expect_eq(psd_statefile_tensor("000000000000000001", name, 3), name[1]);
+    cr_expect_null(psd_statefile_tensor("0000000000000000001", name, 3), "too long for a number");
 }
 
 Test(statefile, arrays_become_float32_and_fit_the_rules_of_the_model)
