@@ -233,7 +233,8 @@ Test(client, a_fork_can_close_its_handle_and_the_parent_trains_on)
         const bool told = step(worker, 1) == PSD_W_EINVAL && strstr(psd_worker_error(worker), "connect again in this process") &&
                           psd_worker_wait(worker, 1, -1) == PSD_W_EINVAL && psd_worker_pull_slow(worker, out, -1) == PSD_W_EINVAL &&
                           psd_worker_set_lr(worker, 0.1, -1) == PSD_W_EINVAL && psd_worker_report(worker, "x", 1) == PSD_W_EINVAL &&
-                          psd_worker_leave(worker, 1, 0) == PSD_W_EINVAL;
+                          psd_worker_leave(worker, 1, 0) == PSD_W_EINVAL && !psd_worker_alloc(worker, 2) &&
+                          !psd_worker_alloc_weights(worker, 2);
         psd_worker_close(&worker);
         _exit(told && !worker ? 0 : 1);
     }
