@@ -402,7 +402,7 @@ Test(health, each_update_ratio_has_its_letter, .fini = end)
                  health.tensor[1].strip);
 }
 
-/* ---- all of it, as tests/golden/health.txt has it ---- */
+/* ---- all of it, as tests/golden/report/health.txt has it ---- */
 
 static void print_tensor(FILE *out, uint32_t t)
 {

@@ -230,7 +230,7 @@ Test(pace, the_push_of_a_worker_that_was_replaced_counts_in_no_later_round)
     cr_expect_float_eq(psd_pace_close(pace, MS(now + 208)).barrier_s, 0.103, 1e-9);
 }
 
-/* ---- all of it, as tests/golden/pace.txt has it ---- */
+/* ---- all of it, as tests/golden/report/pace.txt has it ---- */
 
 /* What is done at `ms`: a worker gets its weights, sends a part, sends its last part, ends and comes again; a round is closed. */
 typedef struct deed {
