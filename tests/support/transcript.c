@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/support/kept.h"
+
 static FILE *page; /* what is written now: a line, then the whole */
 static transcript_name_t *name_of_peer;
 
@@ -354,49 +356,12 @@ psd_kind_t transcript_kind(const char *name)
 
 /* ---- the file ---- */
 
-/* The whole file, "" when there is none; the caller frees it. */
-static char *read_file(const char *path)
-{
-    char *text = NULL;
-    size_t n;
-    FILE *copy = open_memstream(&text, &n), *file = fopen(path, "r");
-    assert(copy);
-    for (int c; file && (c = fgetc(file)) != EOF;)
-        fputc(c, copy);
-    if (file)
-        fclose(file);
-    fclose(copy);
-    return text;
-}
-
-static const char *compare(const char *path, const char *wanted, const char *got)
-{
-    static char text[16384];
-    unsigned line = 1;
-    const char *event = "";
-    while (*wanted && *got) {
-        const size_t n = strcspn(wanted, "\n"), m = strcspn(got, "\n");
-        if (n != m || strncmp(wanted, got, n))
-            break;
-        if (*wanted == '>')
-            event = wanted;
-        wanted += n + (wanted[n] == '\n');
-        got += m + (got[m] == '\n');
-        line++;
-    }
-    if (!*wanted && !*got)
-        return NULL;
-    snprintf(text, sizeof text, "%s:%u: after \"%.*s\"\n  the file has:      %.*s\n  the machine does:  %.*s", path, line,
-             (int)strcspn(event, "\n"), event, (int)strcspn(wanted, "\n"), wanted, (int)strcspn(got, "\n"), got);
-    return text;
-}
-
 const char *transcript_play(const char *name, transcript_perform_t *perform, transcript_name_t *name_of)
 {
     char path[512], *got = NULL;
     size_t n;
-    snprintf(path, sizeof path, PSD_SOURCE_DIR "/tests/golden/transcripts/%s.txt", name);
-    char *const wanted = read_file(path);
+    snprintf(path, sizeof path, "tests/golden/transcripts/%s.txt", name);
+    char *const wanted = kept_read(path);
     page = open_memstream(&got, &n);
     name_of_peer = name_of;
     assert(page);
@@ -412,14 +377,7 @@ const char *transcript_play(const char *name, transcript_perform_t *perform, tra
         at += length + (at[length] == '\n');
     }
     fclose(page);
-    const bool writes = getenv("PSD_WRITE_PAGES") != NULL;
-    if (writes) {
-        FILE *file = fopen(path, "w");
-        assert(file);
-        fputs(got, file);
-        fclose(file);
-    }
-    const char *difference = !*wanted ? "there is no such file, or it is empty" : writes ? NULL : compare(path, wanted, got);
+    const char *difference = *wanted ? kept_difference(path, got) : "there is no such file, or it is empty";
     free(wanted);
     free(got);
     return difference;

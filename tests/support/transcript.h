@@ -1,6 +1,6 @@
 /* transcript.h - scenarios of a state machine with all that it does: a file of tests/golden/transcripts has the events, one a line
  * after "> ", and below each the actions that follow from it, with every field that is not zero. A test plays the events again and
- * compares line by line; PSD_WRITE_PAGES=1 rewrites the file, whose differences are then to be read. */
+ * compares line by line (kept.h). */
 #pragma once
 
 #include "proto/actions.h"
@@ -16,8 +16,7 @@ typedef const char *transcript_name_t(psd_peer_t peer);
 const char *transcript_play(const char *name, transcript_perform_t *perform, transcript_name_t *name_of);
 
 /* Write these actions down as those of time `now_ms`, and drop them. One that comes again below the same event stands there once,
- * with all its times. Work and references are not handed back: a test that has any
- * looks at the actions first. */
+ * with all its times. Work and references are not handed back: a test that has any looks at the actions first. */
 void transcript_actions(uint64_t now_ms, psd_actions_t *actions);
 
 /* Write another line, such as a fact. */

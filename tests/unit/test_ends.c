@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/base/err.h"
+#include "tests/support/kept.h"
 
 static const struct end {
     const char *id, *programs;
@@ -22,19 +23,6 @@ static const struct end {
 };
 
 enum { N = sizeof ends / sizeof *ends };
-
-static char *read_whole(const char *name)
-{
-    static char text[1 << 17];
-    char path[512];
-    snprintf(path, sizeof path, PSD_SOURCE_DIR "/%s", name);
-    FILE *file = fopen(path, "r");
-    const size_t n = file ? fread(text, 1, sizeof text - 1, file) : 0;
-    text[n] = '\0';
-    if (file)
-        fclose(file);
-    return text;
-}
 
 static void print_page(FILE *out)
 {
@@ -70,13 +58,7 @@ Test(ends, the_page_is_the_table)
     FILE *out = open_memstream(&page, &n);
     print_page(out);
     fclose(out);
-    if (getenv("PSD_WRITE_PAGES")) {
-        FILE *file = fopen(PSD_SOURCE_DIR "/docs/exit-codes.md", "w");
-        cr_assert_not_null(file);
-        fputs(page, file);
-        fclose(file);
-    }
-    cr_assert_str_eq(read_whole("docs/exit-codes.md"), page);
+    expect_kept("docs/exit-codes.md", page);
     free(page);
 }
 
@@ -96,10 +78,11 @@ Test(ends, every_code_has_a_situation_and_every_outcome_is_a_code)
 
 Test(ends, the_script_walks_the_table)
 {
-    const char *script = read_whole("tests/system/ends.sh");
+    char *script = kept_read("tests/system/ends.sh");
     char function[80];
     for (size_t i = 0; i < N; i++) {
         snprintf(function, sizeof function, "\n%s() {", ends[i].id);
         cr_expect(!ends[i].scripted == !strstr(script, function), "system/ends.sh and %s", ends[i].id);
     }
+    free(script);
 }

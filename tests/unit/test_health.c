@@ -1,4 +1,6 @@
 #include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #include <math.h>
 #include <string.h>
@@ -476,6 +478,6 @@ Test(health, each_state_and_its_sentence_is_as_kept, .fini = end)
         }
     }
     fclose(out);
-    expect_kept("report/health.txt", text);
+    expect_kept("tests/golden/report/health.txt", text);
     free(text);
 }

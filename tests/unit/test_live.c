@@ -24,7 +24,7 @@ static void begin(const char *progress, unsigned short columns)
     int end;
     char flag[40];
     snprintf(flag, sizeof flag, "--progress=%s", progress);
-    unsetenv("PSD_WRITE_PAGES"); /* it is no option; kept.h has read it */
+    unsetenv("PSD_WRITE_PAGES"); /* it is no option; kept.c has read it */
     options = psd_options_new(PSD_PROGRAM_CTL);
     cr_assert_eq(psd_options_load(options, 2, (char *[]){ "psdctl", flag, NULL }, &err), PSD_OK, "%s", err.text);
     setenv("TERM", "xterm", 1);
@@ -265,6 +265,6 @@ Test(live, all_that_a_terminal_gets_is_as_kept)
         play(out, modes[i], i == 1 ? 40 : 132, story, sizeof story / sizeof *story);
     fclose(out);
     begin("none", 80); /* for the end of the test */
-    expect_kept("report/live.txt", page);
+    expect_kept("tests/golden/report/live.txt", page);
     free(page);
 }

@@ -1,4 +1,6 @@
 #include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <math.h>
 
 #include "server/core/pace.h"
@@ -310,6 +312,6 @@ Test(pace, where_the_time_of_three_workers_goes_is_as_kept)
     print_story(out, true, rounds, sizeof rounds / sizeof *rounds);
     print_story(out, false, steps, sizeof steps / sizeof *steps);
     fclose(out);
-    expect_kept("report/pace.txt", text);
+    expect_kept("tests/golden/report/pace.txt", text);
     free(text);
 }

@@ -1770,7 +1770,7 @@ Test(report, all_that_a_server_says_of_a_job_in_rounds_is_as_kept, .init = setup
     pass(1000);
     beat(1, 315);
     keep_all("the others go on without worker 0");
-    expect_all_kept("report/rounds.txt");
+    expect_all_kept("tests/golden/report/rounds.txt");
 }
 
 static void setup_whole_asp(void)
@@ -1805,7 +1805,7 @@ Test(report, all_that_a_server_says_of_a_job_without_rounds_is_as_kept, .init = 
     say(1, &leave, NULL, 0);
     pass(1200);
     keep_all("paused, with a push that is held, and a worker that has left");
-    expect_all_kept("report/steps.txt");
+    expect_all_kept("tests/golden/report/steps.txt");
 }
 
 static void setup_whole_servers(void)
@@ -1831,7 +1831,7 @@ Test(report, all_that_server_0_says_of_a_job_that_waits_is_as_kept, .init = setu
     pass(100);
     psd_report_end(report, PSD_EIO);
     keep_all("one is back, and this server fails");
-    expect_all_kept("report/waiting.txt");
+    expect_all_kept("tests/golden/report/waiting.txt");
 }
 
 Test(report, all_that_another_server_says_is_as_kept, .fini = teardown)
@@ -1847,5 +1847,5 @@ Test(report, all_that_another_server_says_is_as_kept, .fini = teardown)
     keep_all("server 0 says for what the job waits");
     pass(2345);
     keep_all("server 0 is silent");
-    expect_all_kept("report/other.txt");
+    expect_all_kept("tests/golden/report/other.txt");
 }

@@ -617,7 +617,7 @@ Test(status, each_answer_is_as_kept, .fini = teardown)
     psd_status_destroy(&status);
     status = first;
     fclose(out);
-    expect_kept("report/endpoint.txt", text);
+    expect_kept("tests/golden/report/endpoint.txt", text);
     free(text);
 }
 
@@ -630,6 +630,6 @@ Test(status, each_answer_to_one_without_the_token_is_as_kept, .init = setup_toke
         keep_answer(out, "GET", every_path[i], "Host: localhost");
     keep_answer(out, "GET", "/events", "Host: localhost");
     fclose(out);
-    expect_kept("report/endpoint_token.txt", text);
+    expect_kept("tests/golden/report/endpoint_token.txt", text);
     free(text);
 }

@@ -280,6 +280,6 @@ Test(summary, those_of_workers_with_all_ends_are_as_kept)
     end[2].failed = true;
     keep_summaries(out, "and that was the end of the run", 3);
     fclose(out);
-    expect_kept("report/summary.txt", text);
+    expect_kept("tests/golden/report/summary.txt", text);
     free(text);
 }
