@@ -403,7 +403,7 @@ int psd_jobfile_read(const void *text, size_t n_bytes, const psd_jobfile_visitor
         return self.rc;
     }
     if (n_bytes && memchr(text, '\0', n_bytes))
-        complain(&self, (yaml_mark_t){ 0, 0, 0 }, "binary data; this is not a job file");
+        complain(&self, (yaml_mark_t){ 0, 0, 0 }, "binary data, or text in UTF-16; a job file is text in UTF-8");
     else
         check_tabs(&self, text, n_bytes);
     if (self.rc)

@@ -375,11 +375,13 @@ Test(options, a_file_over_one_mebibyte_is_refused)
     free(text);
 }
 
-Test(options, a_model_given_as_a_job_file_is_called_binary_data_whatever_else_is_in_it)
+Test(options, a_file_with_a_nul_is_called_no_text_whatever_else_is_in_it)
 {
-    static const char bytes[] = "\x10\0\0\0\0\0\0\0{\"w\":{}}\t\n";
-    cr_assert_eq(psd_options_load_text(options, "m.safetensors", bytes, sizeof bytes - 1, &err), PSD_ECONFIG);
-    cr_expect_str_eq(err.text, "m.safetensors:1:1: binary data; this is not a job file");
+    static const char model[] = "\x10\0\0\0\0\0\0\0{\"w\":{}}\t\n", utf16[] = "\xff\xfej\0o\0b\0:\0 \0x\0";
+    cr_assert_eq(psd_options_load_text(options, "a", model, sizeof model - 1, &err), PSD_ECONFIG);
+    cr_expect_str_eq(err.text, "a:1:1: binary data, or text in UTF-16; a job file is text in UTF-8");
+    cr_assert_eq(psd_options_load_text(options, "b", utf16, sizeof utf16, &err), PSD_ECONFIG);
+    cr_expect(strstr(err.text, "b:1:1: binary data, or text in UTF-16"), "%s", err.text);
 }
 
 Test(options, a_file_of_a_thousand_and_one_keys_is_refused)

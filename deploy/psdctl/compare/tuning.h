@@ -1,9 +1,9 @@
 /* tuning.h - a search for the learning rate of each of several rules. A range test of each rule (range.h) leaves out the rates of a
  * grid that do nothing or diverge. Successive halving chooses from the others: all are trained for a small share of the job, the
- * best third of each rule's for three times as long, and so on. The best one and the next lower rate of the first round are trained
- * for the whole job, because short runs favour high rates; instead of a rate that is not there or has diverged, the second best.
- * With nine rates, that takes less than a third of the steps of training all. The result includes which rates were cut in which
- * round, and why. */
+ * best third of each rule's for three times as long, and so on. The best one and the best of the lower ones are trained for the
+ * whole job, because short runs favour high rates. If the last short round has none that is lower, the next lower rate of the first
+ * round takes that place; instead of one that is not there or has diverged, the second best. With nine rates, that takes less than
+ * a third of the steps of training all. The result includes which rates were cut in which round, and why. */
 #pragma once
 
 #include <jansson.h>
