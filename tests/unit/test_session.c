@@ -313,11 +313,13 @@ Test(session, a_push_says_how_long_its_gradient_has_taken_since_the_weights_were
     cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.003, 1e-9);
     pass(50);
     pass(700); /* this process was stopped: that time does not count as travel */
+    pass(50);
+    pass(800);
     send_weights(RUN, 6, 1, 2);
     cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
     psd_actions_drop(&out, out.n);
     psd_session_pump(session, &out);
-    cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.700, 1e-9);
+    cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 1.500, 1e-9);
     now += 600; /* stopped again, and the weights are handled before the clock */
     send_weights(RUN, 7, 1, 2);
     pass(2);
@@ -328,6 +330,9 @@ Test(session, a_push_says_how_long_its_gradient_has_taken_since_the_weights_were
     send_weights(RUN, 8, 1, 2);
     now += 500; /* and once while the gradient is computed */
     cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.5, 1e-9, "once");
     pass(50);
     send_weights(RUN, 9, 1, 2);
     cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
@@ -991,10 +996,18 @@ Test(session, between_pushes_a_server_is_asked_for_a_sign_of_life_after_each_meb
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
     psd_actions_drop(&out, out.n);
     cr_assert_eq(psd_session_exchange(session, now, (const float *const[]){ g, g + HALF }, 10, 1, &err), PSD_OK);
-    while (psd_session_pump(session, &out))
-        ;
+    cr_expect(psd_session_pump(session, &out));
+    cr_expect_eq(count_sent(PSD_MSG_PUSH), 4, "and there are more");
+    cr_expect_eq(count_sent(PSD_MSG_PROBE), 1, "after the fourth");
+    cr_expect_not(psd_session_pump(session, &out));
     cr_expect_eq(count_sent(PSD_MSG_PUSH), 8);
-    cr_expect_eq(count_sent(PSD_MSG_PROBE), 1, "after the fourth; behind the last, the weights answer");
+    cr_expect_eq(count_sent(PSD_MSG_PROBE), 1, "behind the last, the weights answer");
+    psd_msg_t alive = message(PSD_MSG_PROGRESS, RUN);
+    alive.seq = sent(PSD_MSG_PROBE)->seq;
+    alive.clock = 1;
+    alive.parts = 8;
+    say(&alive, &(uint8_t[]){ 0xf0 }, 1);
+    cr_expect_null(sent(PSD_MSG_PUSH), "those behind the probe were on their way");
 }
 
 Test(session, while_tensors_are_missing_another_run_of_the_servers_changes_nothing, .init = setup_two, .fini = teardown)
@@ -1073,6 +1086,7 @@ Test(session, views_of_another_run_are_counted_anew, .init = setup, .fini = tear
 
 static float pair[2][2] = { { 1, 2 }, { 3, 4 } };
 static double clip_value; /* of the job */
+static bool (*pair_copies)(void *arg, uint32_t s);
 
 static void say_as(uint32_t server, const psd_msg_t *msg, const void *payload, size_t n)
 {
@@ -1116,7 +1130,8 @@ static void setup_pair(void)
                                             .part_elements = PSD_MAX_CHUNK,
                                             .clip_value = clip_value,
                                             .whole_norm = true } };
-    session = psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE });
+    session = psd_session_new(
+        &(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .copies = pair_copies, .arg = &session });
     pass(0);
     psd_msg_t msg = message(PSD_MSG_WELCOME, RUN);
     msg.seq = NONCE;
@@ -1170,6 +1185,28 @@ Test(session, the_jobs_samples_are_those_of_the_server_that_is_ahead_and_the_rat
     lr_of[0] = 0.125;
     expect_pushes((const float *const[]){ (float[]){ 1, 2 }, (float[]){ 3, 4 } }, false, 30);
     cr_expect_eq(psd_session_position(session).step_lr, 0.125);
+}
+
+static bool server_1_only(void *arg, uint32_t s) { return arg == &session && s == 1; }
+
+static void setup_copying(void)
+{
+    pair_copies = server_1_only;
+    setup_pair();
+}
+
+Test(session, only_a_server_whose_way_wants_copies_gets_them, .init = setup_copying, .fini = teardown)
+{
+    const float *const of[] = { (float[]){ 1, 2 }, (float[]){ 3, 4 } };
+    cr_assert_eq(psd_session_exchange(session, now, of, 10, 1, &err), PSD_OK);
+    psd_actions_drop(&out, out.n);
+    psd_session_pump(session, &out);
+    cr_assert_eq(out.n, 2);
+    for (uint32_t i = 0; i < 2; i++) {
+        const uint32_t s = out.at[i].msg.shard;
+        cr_expect_eq(out.at[i].payload->data == of[s], s == 0, "server %u", s);
+        cr_expect_arr_eq(out.at[i].payload->data, of[s], 2 * sizeof(float));
+    }
 }
 
 static void setup_clipped(void)
@@ -1820,6 +1857,17 @@ Test(session, a_part_that_leaves_early_says_how_long_its_own_gradient_has_taken,
     push(0, g);
     cr_assert_not_null(sent(PSD_MSG_PUSH));
     cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.12, 1e-12);
+    send_part(RUN, 5, 0, 1);
+    send_part(RUN, 5, 1, 1);
+    now += 600; /* this process is stopped while it computes */
+    push(1, g + HALF);
+    push(0, g);
+    cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0.6, 1e-12);
+    pass(50);
+    send_part(RUN, 6, 0, 1);
+    send_part(RUN, 6, 1, 1);
+    push(1, g + HALF);
+    cr_expect_float_eq(sent(PSD_MSG_PUSH)->value, 0, 1e-12, "that time does not count again");
 }
 
 Test(session, a_probe_names_the_newest_request_for_initial_values_that_was_answered, .init = setup_two, .fini = teardown)
@@ -2062,8 +2110,10 @@ Test(session, a_hello_says_whose_it_is_for_which_job_and_place_and_is_repeated_u
 /* The events of tests/golden/transcripts/session_*.txt; the numbers that every message has are filled in:
  *
  *   job FIELD=VALUE ...          the job that the servers welcome to, and a new session
+ *   cluster servers=N at=HOST    in the next run there are other servers
  *   from=N KIND FIELD=VALUE ...  server N says so: a part has `values`, a bitmap `bits`
  *   pass MS                      time, with a tick each 50 ms
+ *   stop MS                      time in which this process is suspended
  *   register, push tensor=N, exchange without=N, pull, rate lr=X, rows text="...", report, leave finished=1: calls */
 
 static psd_cluster_t played;
@@ -2082,6 +2132,13 @@ static const char *name_of_server(psd_peer_t peer)
     return name;
 }
 
+static void begin_cluster(const char *event)
+{
+    played.n_servers = (uint32_t)transcript_number(event, "servers", 1);
+    for (uint32_t s = 0; s < played.n_servers; s++)
+        snprintf(played.endpoint[s], sizeof played.endpoint[s], "tcp://%s:%u", transcript_text(event, "at"), s + 1);
+}
+
 static void begin_job(const char *event)
 {
     psd_job_settings_t *s = &played.settings;
@@ -2096,13 +2153,15 @@ static void begin_job(const char *event)
     played = (psd_cluster_t){ .n_servers = (uint32_t)transcript_number(event, "servers", 1),
                               .endpoint = { "tcp://here:1", "tcp://there:2" } };
     *s = (psd_job_settings_t){ .text = "as told",
-                               .lease_ms = 1200,
+                               .lease_ms = (uint64_t)transcript_number(event, "lease_ms", 1200),
                                .in_rounds = !in_asp,
                                .whole_norm = in_asp,
                                .saves_residuals = transcript_number(event, "saves_residuals", 0) != 0,
                                .part_elements = (uint32_t)transcript_number(event, "part_elements", 4) };
     snprintf(s->mode, sizeof s->mode, "%s", in_asp ? "asp" : "bsp");
     snprintf(s->optimizer, sizeof s->optimizer, "sgd");
+    s->clip_value = transcript_number(event, "clip_value", 0);
+    snprintf(s->groups, sizeof s->groups, "%s", transcript_text(event, "groups"));
     const char *code = transcript_text(event, "push");
     s->codings.push = (psd_coding_t){ psd_codec_find(*code ? code : "f32"), 0 };
     code = transcript_text(event, "pull");
@@ -2247,6 +2306,10 @@ static void perform(const char *event)
     } else if (!strncmp(event, "job", 3)) {
         begin_job(event);
         psd_session_tick(session, now, &out);
+    } else if (!strncmp(event, "stop ", 5)) {
+        now += strtoull(event + 5, NULL, 10);
+    } else if (!strncmp(event, "cluster", 7)) {
+        begin_cluster(event);
     } else if (!strncmp(event, "from=", 5)) {
         hear(event);
     } else {
@@ -2265,6 +2328,7 @@ static void play(const char *name)
 Test(session, a_life_in_rounds_is_as_in_its_transcript, .fini = teardown) { play("session_bsp"); }
 Test(session, a_life_in_a_job_without_rounds_is_as_in_its_transcript, .fini = teardown) { play("session_asp"); }
 Test(session, a_life_with_servers_that_are_lost_and_go_back_is_as_in_its_transcript, .fini = teardown) { play("session_lost"); }
+Test(session, lives_in_one_run_after_another_are_as_in_their_transcript, .fini = teardown) { play("session_again"); }
 Test(session, a_life_with_residuals_is_as_in_its_transcript, .fini = teardown) { play("session_coded"); }
 
 /* Chunks of more than 4096 elements, which are copied and checked block by block. */
