@@ -683,7 +683,84 @@ Test(session, inherited_state_is_reported_array_by_array_until_a_step_is_made, .
     cr_expect_null(sent(PSD_MSG_INIT), "there is no such array");
 }
 
+/* ---- a tensor in two parts ---- */
+
+enum { LONG = 2048 };
+static float long_w[LONG];
+
+/* A worker that registers it; `all` NULL: it inherits nothing. */
+static void setup_long(psd_inheritance_t *all, psd_inherited_t *inherited)
+{
+    psd_tensor_desc_t tensor = { .name = "w", .n_dims = 1, .dim = { LONG }, .n_elements = LONG };
+    part_elements = LONG / 2;
+    session =
+        psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .read_groups = psd_groups_parse });
+    pass(0);
+    welcome(RUN, NONCE);
+    psd_session_inherit(session, &all);
+    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 1, .tensor = &tensor, .inherited = inherited },
+                                      (float *const[]){ long_w }, &out, &err),
+                 PSD_OK);
+}
+
+Test(session, each_part_of_an_array_that_is_inherited_goes_where_its_weights_do, .fini = teardown)
+{
+    psd_inherited_t inherited = { .t = 9, .arrays = 2 };
+    psd_inheritance_t *all = calloc(1, sizeof *all);
+    *all = (psd_inheritance_t){ .n = 1, .of = calloc(1, sizeof *all->of), .slot = calloc(1, sizeof *all->slot) };
+    all->of[0] = inherited;
+    all->slot[0][1] = malloc(sizeof long_w);
+    for (int i = 0; i < LONG; i++)
+        all->slot[0][1][i] = (float)(i + 1);
+    rule = "adam";
+    setup_long(all, &inherited);
+    psd_msg_t wanted = message(PSD_MSG_INIT_WANTED, RUN);
+    wanted.parts = 2;
+    wanted.seq = 1;
+    wanted.code = 2;
+    say(&wanted, &(uint8_t[]){ 3 }, 1);
+    cr_assert_eq(out.n, 2);
+    for (uint32_t p = 0; p < 2; p++) {
+        cr_expect_eq(out.at[p].msg.part, p);
+        cr_expect_eq(out.at[p].msg.code, 2);
+        cr_assert_eq(out.at[p].payload->n_bytes, sizeof long_w / 2);
+        cr_expect_eq(*(const float *)out.at[p].payload->data, (float)(p * LONG / 2 + 1));
+    }
+    wanted.seq = 2;
+    wanted.code = 1;
+    say(&wanted, &(uint8_t[]){ 3 }, 1);
+    cr_expect_eq(out.n, 0, "of Adam's arrays only the second is inherited");
+}
+
+Test(session, each_part_of_coded_weights_is_decoded_where_it_belongs, .fini = teardown)
+{
+    static float w[LONG / 2];
+    static uint8_t code[LONG];
+    codings.pull = (psd_coding_t){ psd_codec_find("bf16"), 0 };
+    setup_long(NULL, NULL);
+    const psd_msg_t attached = message(PSD_MSG_ATTACHED, RUN);
+    say(&attached, NULL, 0);
+    psd_msg_t msg = message(PSD_MSG_WEIGHTS, RUN);
+    msg.parts = 2;
+    msg.world = 1;
+    msg.clock = 1;
+    msg.n_elements = LONG / 2;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = psd_coding_number(&codings.pull);
+    for (msg.part = 0; msg.part < 2; msg.part++) {
+        w[0] = w[LONG / 2 - 1] = (float)(msg.part + 1);
+        psd_coding_encode(&codings.pull, w, NULL, LONG / 2, code);
+        msg.checksum = psd_crc32c(code, sizeof code);
+        say(&msg, code, sizeof code);
+    }
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect(long_w[0] == 1 && long_w[1] == 0 && long_w[LONG / 2 - 1] == 1);
+    cr_expect(long_w[LONG / 2] == 2 && long_w[LONG / 2 + 1] == 0 && long_w[LONG - 1] == 2);
+}
+
 static bool always(void *arg, uint32_t s) { return arg == &session && s == 0; }
+
+static psd_buf_t *(*new_buf)(void *arg, size_t n_bytes); /* of the transport; NULL: it has none */
 
 /* Push part 0 of a model of three tensors with these gradients; NULL: a tensor has none. */
 static void push_three(const float *a, const float *b, const float *c, bool (*copies)(void *, uint32_t))
@@ -692,8 +769,13 @@ static void push_three(const float *a, const float *b, const float *c, bool (*co
                                    { .name = "b", .n_dims = 1, .dim = { 3 }, .n_elements = 3 },
                                    { .name = "c", .n_dims = 0, .n_elements = 1 } };
     static float w[6];
-    session = psd_session_new(&(psd_session_config_t){
-        .job = "job", .name = "me", .nonce = NONCE, .copies = copies, .arg = &session, .read_groups = psd_groups_parse });
+    session = psd_session_new(&(psd_session_config_t){ .job = "job",
+                                                       .name = "me",
+                                                       .nonce = NONCE,
+                                                       .copies = copies,
+                                                       .new_buf = new_buf,
+                                                       .arg = &session,
+                                                       .read_groups = psd_groups_parse });
     pass(0);
     welcome(RUN, NONCE);
     cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 3, .tensor = tensor },
@@ -794,6 +876,27 @@ Test(session, weights_that_a_server_may_change_after_the_push_are_requested_agai
     send_weights(RUN, 5, 3, 4);
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
     cr_expect_eq(n_placed, 2);
+}
+
+Test(session, slow_weights_are_copied_into_the_callers_arrays, .fini = teardown)
+{
+    float slow[2];
+    const float w[] = { 5, 6 };
+    in_rounds = places = true;
+    setup_placing();
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_session_pull_slow(session, now, (float *const[]){ slow }, &out, &err), PSD_OK);
+    psd_msg_t msg = message(PSD_MSG_SLOW, RUN);
+    msg.seq = sent(PSD_MSG_PULL)->seq;
+    msg.parts = 1;
+    msg.n_elements = 2;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_F32;
+    msg.proven = true;
+    say(&msg, w, sizeof w);
+    cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect(slow[0] == 5 && slow[1] == 6);
+    cr_expect_eq(n_placed, 1, "only the weights that were there before");
 }
 
 Test(session, weights_that_were_copied_are_not_requested_again, .fini = teardown)
@@ -1645,14 +1748,16 @@ Test(session, a_worker_whose_residual_one_server_no_longer_has_begins_without_an
 Test(session, a_worker_whose_residual_was_not_saved_says_that_it_begins_without, .fini = teardown)
 {
     char text[PSD_MAX_TEXT];
-    float residual[2][2] = { { 0 } };
-    continue_at(4, PSD_WEIGHTS_RESIDUAL, 0);
-    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
-    cr_expect_eq(count_lines("residual.reset", text), 1);
-    cr_expect_str_eq(text, begun_anew);
-    expect_codes(residual);
-    teardown();
-    now = 1000;
+    for (int has_0 = 0; has_0 < 2; has_0++) {
+        float residual[2][2] = { { 0 } };
+        continue_at(4, has_0 ? PSD_WEIGHTS_RESIDUAL : 0, has_0 ? 0 : PSD_WEIGHTS_RESIDUAL);
+        cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+        cr_expect_eq(count_lines("residual.reset", text), 1);
+        cr_expect_str_eq(text, begun_anew);
+        expect_codes(residual);
+        teardown();
+        now = 1000;
+    }
     continue_at(0, 0, 0);
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
     cr_expect_eq(count_lines("residual.reset", text), 0, "before the first step there is none to lose");
@@ -1844,6 +1949,31 @@ Test(session, a_part_in_which_a_tensor_has_no_gradient_says_which_ones_have, .fi
     cr_expect_eq(((const uint8_t *)pushed()->data)[sizeof want], 5, "the first and the third");
 }
 
+static size_t n_asked, n_refused; /* bytes of buffers that the transport was asked for; and how often it had none */
+static psd_buf_t *lent;
+
+static psd_buf_t *lend(void *arg, size_t n_bytes)
+{
+    cr_expect_eq(arg, &session);
+    n_asked = n_bytes;
+    return n_refused++ ? NULL : (lent = psd_buf_new(n_bytes));
+}
+
+Test(session, what_is_gathered_lies_in_the_transports_buffers_as_long_as_it_has_some, .fini = teardown)
+{
+    static const float a[] = { 1, 2 }, c[] = { 6 };
+    const float want[] = { 1, 2, 0, 0, 0, 6 };
+    for (int i = 0; i < 2; i++) {
+        new_buf = lend;
+        push_three(a, NULL, c, NULL);
+        cr_assert_not_null(pushed());
+        cr_expect_eq(n_asked, sizeof want + 1, "with the bitmap");
+        cr_expect_eq(pushed() == lent, i == 0);
+        cr_expect_arr_eq(pushed()->data, want, sizeof want);
+        teardown();
+    }
+}
+
 Test(session, a_part_that_leaves_early_says_how_long_its_own_gradient_has_taken, .init = setup_two, .fini = teardown)
 {
     static float g[2 * HALF];
@@ -1891,9 +2021,11 @@ Test(session, a_probe_names_the_newest_request_for_initial_values_that_was_answe
 enum { MANY = 6 }; /* tensors of a part each: 4 of them fill a window */
 static float many[MANY][HALF];
 
-static void send_many(psd_kind_t kind, uint64_t seq, uint32_t part)
+static void send_many(psd_kind_t kind, uint64_t clock, uint32_t code, uint64_t seq, uint32_t part)
 {
     psd_msg_t msg = message(kind, RUN);
+    msg.clock = clock;
+    msg.code = code;
     msg.seq = seq;
     msg.parts = MANY;
     msg.part = part;
@@ -1905,36 +2037,54 @@ static void send_many(psd_kind_t kind, uint64_t seq, uint32_t part)
     say(&msg, many[part], sizeof many[part]);
 }
 
-Test(session, slow_weights_of_a_large_model_are_requested_by_windows_and_again_when_they_are_lost, .fini = teardown)
+static float *many_data[MANY];
+
+/* The servers' weights of clock `clock` have come to a worker of this model. */
+static void setup_many(uint64_t clock, uint32_t code)
 {
+    uint8_t bytes[512];
     psd_tensor_desc_t tensor[MANY];
-    float *data[MANY];
     for (uint32_t i = 0; i < MANY; i++) {
         tensor[i] = (psd_tensor_desc_t){ .n_dims = 1, .dim = { HALF }, .n_elements = HALF };
         snprintf(tensor[i].name, sizeof tensor[i].name, "t%u", i);
-        data[i] = many[i];
+        many_data[i] = many[i];
     }
+    psd_cluster_t cluster = { .n_servers = 1,
+                              .endpoint = { "tcp://here:1" },
+                              .settings = { .text = "mode=bsp",
+                                            .mode = "bsp",
+                                            .optimizer = "sgd",
+                                            .lease_ms = 600,
+                                            .part_elements = PSD_MAX_CHUNK,
+                                            .codings = codings,
+                                            .in_rounds = true,
+                                            .saves_residuals = true } };
     session =
         psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .read_groups = psd_groups_parse });
     pass(0);
-    welcome(RUN, NONCE);
-    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = MANY, .tensor = tensor }, data, &out, &err), PSD_OK);
+    psd_msg_t msg = message(PSD_MSG_WELCOME, RUN);
+    msg.seq = NONCE;
+    say(&msg, bytes, psd_cluster_encode(&cluster, bytes, sizeof bytes));
+    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = MANY, .tensor = tensor }, many_data, &out, &err),
+                 PSD_OK);
     const psd_msg_t attached = message(PSD_MSG_ATTACHED, RUN);
     say(&attached, NULL, 0);
     for (uint32_t p = 0; p < MANY; p++)
-        send_many(PSD_MSG_WEIGHTS, 0, p);
-    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
-    psd_actions_drop(&out, out.n);
-    cr_assert_eq(psd_session_pull_slow(session, now, data, &out, &err), PSD_OK);
-    cr_assert_not_null(sent_with(PSD_MSG_PULL));
-    cr_expect_eq(*(const uint8_t *)sent_with(PSD_MSG_PULL)->data, 0x0F, "the first four");
-    const uint64_t pull = sent(PSD_MSG_PULL)->seq;
-    send_many(PSD_MSG_SLOW, pull, 0);
-    cr_expect_null(sent(PSD_MSG_PULL), "more than half a window is on its way");
-    send_many(PSD_MSG_SLOW, pull, 1);
-    cr_assert_not_null(sent_with(PSD_MSG_PULL));
-    cr_expect_eq(*(const uint8_t *)sent_with(PSD_MSG_PULL)->data, 0x30, "the others");
-    send_many(PSD_MSG_SLOW, pull, 5);
+        send_many(PSD_MSG_WEIGHTS, clock, code, 0, p);
+}
+
+/* What is requested by windows: `asks` are the requests, `gives` their answers, of which some are lost. */
+static void expect_windows(psd_kind_t asks, psd_kind_t gives)
+{
+    cr_assert_not_null(sent_with(asks));
+    cr_expect_eq(*(const uint8_t *)sent_with(asks)->data, 0x0F, "the first four");
+    const uint64_t pull = sent(asks)->seq;
+    send_many(gives, 0, 0, pull, 0);
+    cr_expect_null(sent(asks), "more than half a window is on its way");
+    send_many(gives, 0, 0, pull, 1);
+    cr_assert_not_null(sent_with(asks));
+    cr_expect_eq(*(const uint8_t *)sent_with(asks)->data, 0x30, "the others");
+    send_many(gives, 0, 0, pull, 5);
     /* The answer to a later probe shows that the third to fifth are lost. */
     for (int i = 0; i < 30 && !sent(PSD_MSG_PROBE); i++)
         pass(50);
@@ -1943,11 +2093,28 @@ Test(session, slow_weights_of_a_large_model_are_requested_by_windows_and_again_w
     progress.seq = sent(PSD_MSG_PROBE)->seq;
     progress.parts = MANY;
     say(&progress, &(uint8_t[]){ 0 }, 1);
-    cr_assert_not_null(sent_with(PSD_MSG_PULL));
-    cr_expect_eq(*(const uint8_t *)sent_with(PSD_MSG_PULL)->data, 0x1C);
+    cr_assert_not_null(sent_with(asks));
+    cr_expect_eq(*(const uint8_t *)sent_with(asks)->data, 0x1C);
     for (uint32_t p = 2; p < 5; p++)
-        send_many(PSD_MSG_SLOW, pull, p);
+        send_many(gives, 0, 0, pull, p);
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_READY);
+}
+
+Test(session, slow_weights_of_a_large_model_are_requested_by_windows_and_again_when_they_are_lost, .fini = teardown)
+{
+    setup_many(0, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_session_pull_slow(session, now, many_data, &out, &err), PSD_OK);
+    expect_windows(PSD_MSG_PULL, PSD_MSG_SLOW);
+}
+
+Test(session, so_is_a_residual_of_a_large_model, .fini = teardown)
+{
+    codings.push = (psd_coding_t){ psd_codec_find("sign"), 0 };
+    setup_many(4, PSD_WEIGHTS_RESIDUAL);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_RESTORING);
+    expect_windows(PSD_MSG_RESIDUAL_WANTED, PSD_MSG_RESIDUAL);
 }
 
 Test(session, a_worker_that_is_shut_out_fails_with_the_reason, .init = setup, .fini = teardown)
@@ -2252,7 +2419,7 @@ static void call(const char *event)
     else if (!strncmp(event, "push", 4))
         rc = psd_session_push(session, now, tensor, some[tensor], samples, loss, &err);
     else if (!strncmp(event, "exchange", 8))
-        rc = psd_session_exchange(session, now, samples ? some : NULL, samples, loss, &err);
+        rc = psd_session_exchange(session, now, some, samples, loss, &err);
     else if (!strncmp(event, "pull", 4))
         rc = psd_session_pull_slow(session, now, slow, &out, &err);
     else if (!strncmp(event, "rate", 4))
