@@ -289,29 +289,50 @@ void transcript_say(const char *format, ...)
 
 /* ---- events ---- */
 
+static char event[4096];           /* the present one */
+static bool is_read[sizeof event]; /* the words that begin there and were asked for */
+
 /* What stands after "NAME=" at the beginning of a word; NULL when there is none. */
-static const char *find(const char *event, const char *name)
+static const char *find(const char *said, const char *name)
 {
     const size_t n = strlen(name);
     bool quoted = false;
-    for (const char *at = event; *at; at++) {
+    for (const char *at = said; *at; at++) {
         quoted ^= *at == '"';
-        if (!quoted && (at == event || at[-1] == ' ') && !strncmp(at, name, n) && at[n] == '=')
-            return at + n + 1;
+        if (quoted || (at != said && at[-1] != ' ') || strncmp(at, name, n) || at[n] != '=')
+            continue;
+        if (at >= event && at < event + sizeof event)
+            is_read[at - event] = true;
+        return at + n + 1;
     }
     return NULL;
 }
 
-double transcript_number(const char *event, const char *name, double otherwise)
+/* The event from the first word "NAME=..." on for which nobody has asked, as from a misspelt one; NULL: there is none. */
+static const char *unread(void)
 {
-    const char *at = find(event, name);
+    bool quoted = false;
+    for (const char *at = event; *at; at++) {
+        quoted ^= *at == '"';
+        if (quoted || at == event || at[-1] != ' ' || is_read[at - event])
+            continue;
+        const size_t n = strspn(at, "abcdefghijklmnopqrstuvwxyz_0123456789");
+        if (n && at[n] == '=')
+            return at;
+    }
+    return NULL;
+}
+
+double transcript_number(const char *said, const char *name, double otherwise)
+{
+    const char *at = find(said, name);
     return at ? strtod(at, NULL) : otherwise;
 }
 
-const char *transcript_text(const char *event, const char *name)
+const char *transcript_text(const char *said, const char *name)
 {
     static char text[4096];
-    const char *at = find(event, name);
+    const char *at = find(said, name);
     if (!at)
         return "";
     const bool quoted = *at == '"';
@@ -320,11 +341,11 @@ const char *transcript_text(const char *event, const char *name)
     return text;
 }
 
-void transcript_fields(const char *event, psd_msg_t *msg)
+void transcript_fields(const char *said, psd_msg_t *msg)
 {
     for (const field_t *field = of_msg; field->name; field++) {
         void *at = (char *)msg + field->at;
-        const char *value = find(event, field->name);
+        const char *value = find(said, field->name);
         if (!value)
             continue;
         if (field->type == U32)
@@ -336,7 +357,7 @@ void transcript_fields(const char *event, psd_msg_t *msg)
         else if (field->type == BOOL)
             *(bool *)at = *value == '1';
         else
-            snprintf(at, sizeof msg->text, "%.*s", (int)sizeof msg->text - 1, transcript_text(event, field->name));
+            snprintf(at, sizeof msg->text, "%.*s", (int)sizeof msg->text - 1, transcript_text(said, field->name));
     }
 }
 
@@ -358,8 +379,10 @@ psd_kind_t transcript_kind(const char *name)
 
 const char *transcript_play(const char *name, transcript_perform_t *perform, transcript_name_t *name_of)
 {
+    static char odd[4096 + 600];
     char path[512], *got = NULL;
     size_t n;
+    *odd = '\0';
     snprintf(path, sizeof path, "tests/golden/transcripts/%s.txt", name);
     char *const wanted = kept_read(path);
     page = open_memstream(&got, &n);
@@ -367,17 +390,19 @@ const char *transcript_play(const char *name, transcript_perform_t *perform, tra
     assert(page);
     for (const char *at = wanted; *at;) {
         const size_t length = strcspn(at, "\n");
-        char event[4096];
+        memset(is_read, 0, sizeof is_read);
         snprintf(event, sizeof event, "%.*s", (int)length, at);
         if (event[0] != ' ')
             fprintf(page, "%s\n", event);
         if (event[0] == '>')
             perform(event + 2);
         flush_lines();
+        if (event[0] == '>' && unread() && !*odd)
+            snprintf(odd, sizeof odd, "%s: no event of this kind has \"%s\"", path, unread());
         at += length + (at[length] == '\n');
     }
     fclose(page);
-    const char *difference = *wanted ? kept_difference(path, got) : "there is no such file, or it is empty";
+    const char *difference = *odd ? odd : *wanted ? kept_difference(path, got) : "there is no such file, or it is empty";
     free(wanted);
     free(got);
     return difference;

@@ -516,8 +516,8 @@ static void perform(const char *event)
     else if (sscanf(event, "servers %23s", what) == 1)
         for (uint32_t s = 0; s < n_servers; s++)
             hear(event, "server", s, what);
-    else if (sscanf(event, "worker %u incarnation=%llu", &i, &ms) == 2)
-        incarnation[i] = ms;
+    else if (sscanf(event, "worker %u %23s", &i, what) == 2 && !strncmp(what, "incarnation=", strlen("incarnation=")))
+        incarnation[i] = (uint64_t)transcript_number(event, "incarnation", 0);
     else if (sscanf(event, "%15s %u %23s", who, &i, what) != 3)
         call(event);
     else if (strcmp(what, "again"))
