@@ -1,10 +1,13 @@
+#include <arpa/inet.h>
 #include <criterion/criterion.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,6 +25,7 @@ static uint64_t peers[8];               /* connections by which these came, in o
 static uint32_t n_peers;
 static bool refuses;
 static uint64_t welcomes;            /* the job's run that server 0 welcomes workers to; 0: it does not answer */
+static bool explains;                /* it answers each ATTACH with the reason why it has to wait */
 static uint32_t leaves[2], n_leaves; /* the first codes of LEAVE that differ */
 static atomic_bool was_refused;      /* as the driver reports */
 static atomic_uint n_waiting;        /* lines on waiting, */
@@ -66,6 +70,15 @@ static void on_heard(fake_server_t *from, const psd_msg_t *msg, psd_buf_t *body)
         attaches[from - server]++;
         if (n_peers < 8 && (!n_peers || peers[n_peers - 1] != from->peer))
             peers[n_peers++] = from->peer;
+        if (explains)
+            fake_server_send(from,
+                             &(psd_msg_t){ .kind = PSD_MSG_WAIT,
+                                           .job = welcomes,
+                                           .shard = 1,
+                                           .worker = 1,
+                                           .incarnation = welcomes,
+                                           .text = "worker 0" },
+                             NULL);
     }
     if (msg->kind == PSD_MSG_LEAVE && n_leaves < 2 && (!n_leaves || leaves[n_leaves - 1] != msg->code)) /* it is repeated */
         leaves[n_leaves++] = msg->code;
@@ -438,4 +451,133 @@ Test(driver, server_1_is_attached_to_where_each_welcome_says_that_it_is)
     welcomes = 11;
     while (!attaches[0])
         uv_run(&loop, UV_RUN_NOWAIT);
+}
+
+/* ---- connections that fail ---- */
+
+/* A listener that is no socket of ZeroMQ's; `at` gets its address. */
+static int listen_plainly(char at[PSD_ENDPOINT_TEXT])
+{
+    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t size = sizeof address;
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    cr_assert(fd >= 0 && !bind(fd, (struct sockaddr *)&address, size) && !listen(fd, 16));
+    cr_assert_eq(getsockname(fd, (struct sockaddr *)&address, &size), 0);
+    snprintf(at, PSD_ENDPOINT_TEXT, "tcp://127.0.0.1:%d", ntohs(address.sin_port));
+    return fd;
+}
+
+/* Answer the next connection with these bytes. */
+static int answer_with(int listener, const void *bytes, size_t n)
+{
+    const int fd = accept(listener, NULL, NULL);
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(write(fd, bytes, n), n);
+    return fd;
+}
+
+/* A greeting of ZeroMQ's protocol, with this mechanism of keys, and what a server says next if there are none. */
+static int greet(int listener, const char *mechanism)
+{
+    static const char ready[] = "\4\x29\5READY\x0bSocket-Type\0\0\0\6ROUTER\x08Identity\0\0\0";
+    char greeting[64] = { (char)0xff, [9] = 0x7f, [10] = 3, [32] = 1 };
+    memcpy(greeting + 12, mechanism, strlen(mechanism));
+    const int fd = answer_with(listener, greeting, sizeof greeting);
+    if (!strcmp(mechanism, "NULL"))
+        cr_assert_eq(write(fd, ready, sizeof ready), sizeof ready);
+    return fd;
+}
+
+/* Run the loop of server 0 until the driver says that it waits for this. */
+static void await_wait(const char *text)
+{
+    const uint64_t end = uv_hrtime() + UINT64_C(60000000000);
+    while (strcmp(look().waiting, text) && uv_hrtime() < end)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    cr_assert_str_eq(look().waiting, text);
+}
+
+#define NOT_PSD "accepts the connection, but not the handshake: check that it is a server of psd without keys"
+
+Test(driver, the_trouble_with_a_connection_is_told_until_it_is_up_and_ends_the_session_only_if_it_will_never_be)
+{
+    char at[PSD_ENDPOINT_TEXT], not_psd[300], attaches_to[400], gone[300], keyed[300];
+    const int listener = listen_plainly(at);
+    welcomes = 9;
+    other = at;
+    start(server[0].at);
+    cr_assert_not_null(driver, "%s", err.text);
+    await_joined_again(0);
+    snprintf(not_psd, sizeof not_psd, "%s " NOT_PSD, at);
+    snprintf(attaches_to, sizeof attaches_to, "waiting for a session with server 0 (%s), a session with server 1 (%s)",
+             server[0].at, at);
+    snprintf(gone, sizeof gone, "no process listens at %.120s: connection refused", server[0].at + strlen("tcp://"));
+    register_model();
+    close(answer_with(listener, "HTTP/1.1 400 Bad Request\r\n\r\n", 28));
+    await_wait(not_psd);
+    const int connection = greet(listener, "NULL");
+    await_wait(attaches_to);
+    cr_expect_eq(look().phase, PSD_PHASE_REGISTERING);
+    fake_server_close(&server[0]);
+    await_wait(gone);
+    close(connection);
+    close(answer_with(listener, "HTTP/1.1 400 Bad Request\r\n\r\n", 28));
+    await_wait(not_psd);
+    close(greet(listener, "CURVE"));
+    while (look().phase != PSD_PHASE_FAILED)
+        usleep(1000);
+    cr_expect_eq(look().failure.code, PSD_EAUTH);
+    snprintf(keyed, sizeof keyed, "%s expects keys, but this program runs with --insecure", at);
+    cr_expect_str_eq(look().failure.text, keyed);
+    close(listener);
+}
+
+Test(driver, a_lost_server_is_told_with_the_reason_why_it_cannot_be_reached)
+{
+    char begin[200], end[300];
+    welcomes = 9;
+    lease_ms = 600;
+    start(server[0].at);
+    cr_assert_not_null(driver, "%s", err.text);
+    await_joined_again(0);
+    register_model();
+    fake_server_close(&server[0]);
+    snprintf(begin, sizeof begin, "waiting for server 0 at %s, silent for ", server[0].at);
+    snprintf(end, sizeof end, " s (no process listens at %.120s: connection refused)", server[0].at + strlen("tcp://"));
+    for (const uint64_t until = uv_hrtime() + UINT64_C(60000000000); !strstr(look().waiting, "refused)") && uv_hrtime() < until;)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    const psd_handover_state_t state = look();
+    cr_expect_eq(strncmp(state.waiting, begin, strlen(begin)), 0, "%s", state.waiting);
+    const char *tail = strstr(state.waiting, " s (");
+    cr_assert_not_null(tail, "%s", state.waiting);
+    cr_expect_str_eq(tail, end);
+}
+
+Test(driver, a_server_that_says_why_it_has_to_wait_is_not_connected_to_again)
+{
+    welcomes = 9;
+    other = server[1].at;
+    explains = true;
+    start(server[0].at);
+    cr_assert_not_null(driver, "%s", err.text);
+    await_joined_again(0);
+    register_model();
+    for (const uint64_t end = uv_hrtime() + UINT64_C(7000000000); uv_hrtime() < end;)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_eq(n_peers, 1);
+    cr_expect_gt(attaches[1], 1);
+}
+
+Test(driver, what_was_asked_for_before_the_end_is_still_done_and_sent)
+{
+    welcomes = 9;
+    start(server[0].at);
+    cr_assert_not_null(driver, "%s", err.text);
+    await_joined_again(0);
+    psd_handover_post(handover, &(psd_request_t){ .kind = PSD_REQUEST_LEAVE, .finished = false });
+    psd_driver_stop(&driver);
+    for (const uint64_t end = uv_hrtime() + UINT64_C(60000000000); !n_leaves && uv_hrtime() < end;)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_eq(n_leaves, 1);
+    cr_expect_eq(leaves[0], 1);
 }
