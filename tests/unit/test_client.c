@@ -4,11 +4,14 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "common/base/crc32c.h"
+#include "common/memory/local.h"
 #include "proto/actions.h"
 #include "psd/worker.h"
 #include "tests/support/fake_server.h"
@@ -45,6 +48,13 @@ static float weight[MAX_PARTS][16];
 static uint64_t run, nonce, clock_done, samples_done;
 static uint32_t n_parts, inits, pushes;
 static char last_of[64][600]; /* the last line of each kind that is repeated until it is answered */
+/* Shared memory, which it offers to a worker that reports "offer", and ends for one that reports "end". */
+static psd_arena_t *arena;
+static psd_local_t *memory;
+static char memory_name[PSD_HANDOFF_NAME];
+static bool by_memory; /* the message that it hears has come that way */
+static atomic_uint memory_ends;
+static bool gathers; /* rounds that are to make a step together with later ones */
 
 /* ---- what was heard, in words ---- */
 
@@ -86,6 +96,8 @@ static void add_body(char *line, const psd_msg_t *msg, const psd_buf_t *body)
             add(line, " %g", (double)((const float *)body->data)[i]);
         if (msg->chunks) /* those that have a gradient */
             add(line, " of %x", ((const uint8_t *)body->data)[msg->n_elements * sizeof(float)]);
+        if (body && msg->checksum != (by_memory ? 0 : psd_crc32c(body->data, body->n_bytes)))
+            add(line, " with checksum %x", msg->checksum);
         break;
     default:
         break;
@@ -119,7 +131,7 @@ static void describe(char line[600], const psd_msg_t *msg, const psd_buf_t *body
     if (msg->text[0])
         add(line, " \"%s\"", msg->text);
     add_body(line, msg, body);
-    add(line, "\n");
+    add(line, by_memory ? " by memory\n" : "\n");
 }
 
 /* Heartbeats and probes come when time has passed, and the rest may be repeated. */
@@ -179,6 +191,7 @@ static void send_weights(void)
     msg.loss = 0.25 + (double)clock_done;
     msg.lr = 0.5;
     msg.value = (double)samples_done;
+    msg.code = gathers ? PSD_WEIGHTS_GATHERED : 0;
     msg.parts = n_parts;
     for (msg.part = 0; msg.part < n_parts; msg.part++)
         fake_server_send_floats(&server, &msg, weight[msg.part], map.part[0][msg.part].n);
@@ -234,6 +247,38 @@ static void take_push(const psd_msg_t *msg, const psd_buf_t *body)
     send_weights();
 }
 
+static void on_memory(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload);
+
+static void on_memory_bad(void *arg, uint64_t peer, const char *why)
+{
+    (void)arg, (void)peer;
+    cr_expect_fail("%s", why);
+}
+
+static void on_memory_link(void *arg, uint64_t peer, psd_link_t link)
+{
+    (void)arg, (void)peer;
+    memory_ends += link != PSD_LINK_UP;
+}
+
+static void offer_memory(void)
+{
+    const psd_socket_handler_t handler = { on_memory, on_memory_bad, on_memory_link, NULL };
+    psd_msg_t msg = answer(PSD_MSG_OFFER);
+    psd_offer_t offer = { .name = "" };
+    psd_err_t err;
+    if (!memory) {
+        cr_assert(arena = psd_arena_new((size_t)1 << 24, &err));
+        cr_assert(memory = psd_local_new(&loop, arena, (size_t)1 << 30, &handler, &err));
+        cr_assert_eq(psd_local_listen(memory, memory_name, &err), PSD_OK, "%s", err.text);
+    }
+    snprintf(offer.name, sizeof offer.name, "%.40s", memory_name);
+    cr_assert_eq(psd_local_expect(memory, 7, offer.token, &err), PSD_OK, "%s", err.text);
+    psd_buf_t *body = psd_body_of_offer(&offer);
+    fake_server_send(&server, &msg, body);
+    psd_buf_unref(&body);
+}
+
 static void take_pull(void)
 {
     psd_msg_t msg = answer(PSD_MSG_SLOW);
@@ -273,6 +318,12 @@ static void reply(const psd_msg_t *msg, psd_buf_t *body)
         break;
     case PSD_MSG_PULL:
         take_pull();
+        break;
+    case PSD_MSG_REPORT:
+        if (!strcmp(msg->text, "offer"))
+            offer_memory();
+        if (!strcmp(msg->text, "end"))
+            psd_local_drop(memory, 7);
         break;
     case PSD_MSG_SETTING:
         set.code = msg->code;
@@ -319,6 +370,20 @@ static void on_heard(fake_server_t *self, const psd_msg_t *msg, psd_buf_t *body)
     fake_server_send(&server, &instead, NULL);
 }
 
+static void on_memory(void *arg, uint64_t peer, const void *header, size_t n, psd_buf_t *payload)
+{
+    psd_msg_t msg;
+    psd_buf_t *body;
+    psd_err_t err;
+    (void)arg;
+    cr_assert_eq(psd_wire_read(&msg, &body, header, n, payload, &err), PSD_OK, "%s", err.text);
+    cr_expect_eq(peer, 7);
+    by_memory = true;
+    on_heard(&server, &msg, body);
+    by_memory = false;
+    psd_buf_unref(&body);
+}
+
 static void mute(uint64_t kinds)
 {
     pthread_mutex_lock(&play.lock);
@@ -345,6 +410,7 @@ static void *serve(void *arg)
 static void on_stop(uv_async_t *async)
 {
     fake_server_close(&server);
+    psd_local_close(&memory);
     uv_close((uv_handle_t *)async, NULL);
 }
 
@@ -380,6 +446,8 @@ static void teardown(void)
     uv_async_send(&stop);
     pthread_join(thread, NULL);
     fake_server_destroy(&server);
+    if (arena)
+        psd_arena_destroy(&arena);
     cr_expect_eq(uv_loop_close(&loop), 0);
     psd_partition_clear(&map);
 }
@@ -471,7 +539,8 @@ Test(client, a_whole_life_is_heard_message_by_message_and_what_the_server_says_i
                  "PUSH clock=1 base=100 part=1/2 samples=7 loss=1.5 30 40 50 60\n");
     cr_expect(a[0] == -4 && a[1] == -8 && b[0] == -12 && b[1] == -16 && b[2] == -20 && c == -24);
     at = position();
-    cr_expect(at.clock == 2 && at.version == 101);
+    cr_expect(at.clock == 2 && at.version == 101 && !at.gathered);
+    gathers = true;
     cr_expect_eq(psd_worker_round_loss(worker), 1.25);
     cr_expect_eq(psd_worker_step_lr(worker), 0.5);
     cr_expect_eq(psd_worker_job_samples(worker), 7);
@@ -484,6 +553,7 @@ Test(client, a_whole_life_is_heard_message_by_message_and_what_the_server_says_i
     expect_ok(psd_worker_wait(worker, third, DONE_MS));
     expect_heard("PUSH clock=2 base=101 part=0/2 samples=5 loss=2.5 10 20\n");
     cr_expect(a[0] == -9 && b[2] == -45 && c == -24);
+    cr_expect(position().gathered);
     expect_ok(psd_worker_exchange(worker, NULL, 0, 3.5, &first));
     expect_ok(psd_worker_wait(worker, first, -1));
     expect_heard("PUSH clock=3 base=102 part=0/2\n");
@@ -514,6 +584,64 @@ Test(client, slow_weights_go_where_the_program_says_and_one_that_leaves_early_sa
     expect_heard("PULL seq=1 clock=1 part=0/2\n");
     expect_ok(psd_worker_leave(worker, 0, DONE_MS));
     expect_heard("LEAVE clock=1 code=1\nLEAVE clock=1 code=2\n");
+}
+
+/* Wait until a line has been logged this often. */
+static void await_logged(const char *line, unsigned times)
+{
+    unsigned n = 0;
+    while (n < times) {
+        n = 0;
+        pthread_mutex_lock(&play.lock);
+        for (const char *at = play.logged; (at = strstr(at, line)); at++)
+            n++;
+        pthread_mutex_unlock(&play.lock);
+        usleep(1000);
+    }
+}
+
+static void exchange(void)
+{
+    psd_ticket_t ticket;
+    expect_ok(psd_worker_exchange(worker, gradients, 1, 0, &ticket));
+    expect_ok(psd_worker_wait(worker, ticket, DONE_MS));
+}
+
+Test(client, gradients_go_through_the_memory_that_the_server_offers_as_long_as_there_is_a_link_and_all_else_by_the_socket)
+{
+    join();
+    expect_ok(psd_worker_report(worker, "offer", 0));
+    await_logged("3 memory.link server=0 state=up\n", 1);
+    exchange();
+    expect_ok(psd_worker_report(worker, "end", 0));
+    await_logged("3 memory.link server=0 state=closed\n", 1);
+    exchange();
+    expect_heard("REPORT clock=1 \"offer\"\n"
+                 "PUSH clock=1 base=100 part=0/2 samples=1 loss=0 10 20 by memory\n"
+                 "PUSH clock=1 base=100 part=1/2 samples=1 loss=0 30 40 50 60 by memory\n"
+                 "REPORT clock=2 \"end\"\n"
+                 "PUSH clock=2 base=101 part=0/2 samples=1 loss=0 10 20\n"
+                 "PUSH clock=2 base=101 part=1/2 samples=1 loss=0 30 40 50 60\n");
+    cr_expect(a[0] == -9 && c == -54);
+    expect_ok(psd_worker_report(worker, "offer", 0));
+    await_logged("3 memory.link server=0 state=up\n", 2);
+    cr_expect_eq(memory_ends, 0);
+    expect_ok(psd_worker_leave(worker, 1, DONE_MS));
+    while (memory_ends < 1) /* the worker has ended it, so that its arrays are its program's own */
+        usleep(1000);
+}
+
+Test(client, the_link_through_memory_ends_when_the_worker_is_given_up)
+{
+    psd_ticket_t ticket;
+    join();
+    expect_ok(psd_worker_report(worker, "offer", 0));
+    await_logged("3 memory.link server=0 state=up\n", 1);
+    answer_instead(PSD_MSG_PUSH, &(psd_msg_t){ .kind = PSD_MSG_FENCED, .text = "it was silent" });
+    expect_ok(psd_worker_exchange(worker, gradients, 1, 0, &ticket));
+    expect_rc(psd_worker_wait(worker, ticket, DONE_MS), PSD_W_EFENCED, "server 0 gave this worker up: it was silent");
+    while (memory_ends < 1)
+        usleep(1000);
 }
 
 /* ---- calls that are wrong ---- */
@@ -651,6 +779,7 @@ Test(client, each_setting_of_the_job_is_told_under_its_name)
     psd_worker_settings_t s = { .size = sizeof s };
     cr_assert_eq(psd_coding_parse(&cluster.settings.codings.push, "topk(0.25)", &err), PSD_OK);
     cr_assert_eq(psd_coding_parse(&cluster.settings.codings.pull, "bf16", &err), PSD_OK);
+    cluster.settings.checkpoints = true;
     expect_rc(psd_worker_connect(&worker, NULL), PSD_W_EINVAL, NULL);
     expect_rc(psd_worker_settings(worker, &s), PSD_W_EAGAIN, "settings: this worker has not joined yet");
     expect_rc(psd_worker_check_rule(worker, "sgd"), PSD_W_EAGAIN, "rule: this worker has not joined yet");
@@ -672,7 +801,7 @@ Test(client, each_setting_of_the_job_is_told_under_its_name)
     cr_expect_str_eq(s.groups, "b(lr_mult=0.25, clip=0); c(freeze=1)");
     cr_expect(s.lr == 0.125 && s.clip_value == 13 && s.clip_norm == 14 && s.max_staleness == 11);
     cr_expect(s.servers == 1 && s.lease_ms == 900 && s.accumulate == 6);
-    cr_expect(!s.has_slow && s.in_rounds && !s.checkpoints);
+    cr_expect(!s.has_slow && s.in_rounds && s.checkpoints);
     char sentence[200];
     snprintf(sentence, sizeof sentence, "settings: size is %zu; set it to that of the struct, at most %zu", sizeof s + 1, sizeof s);
     s.size++;
@@ -852,7 +981,11 @@ Test(client, a_ticket_that_is_not_done_may_be_waited_for_again_and_the_descripto
 {
     psd_ticket_t ticket;
     join();
+    float *array = psd_worker_alloc(worker, 8);
     struct pollfd fd = { .fd = psd_worker_fd(worker), .events = POLLIN };
+    expect_ok(psd_worker_exchange(worker, gradients, 1, 0, &ticket));
+    cr_expect_eq(poll(&fd, 1, DONE_MS), 1, "although nobody waits");
+    expect_ok(psd_worker_wait(worker, ticket, 0));
     mute(BIT(PUSH));
     expect_ok(psd_worker_exchange(worker, gradients, 1, 0, &ticket));
     cr_expect_eq(poll(&fd, 1, 0), 0);
@@ -862,6 +995,8 @@ Test(client, a_ticket_that_is_not_done_may_be_waited_for_again_and_the_descripto
     answer_instead(PSD_MSG_PROBE, &(psd_msg_t){ .kind = PSD_MSG_FENCED, .text = "it was silent" });
     expect_rc(psd_worker_wait(worker, ticket, DONE_MS), PSD_W_EFENCED, "server 0 gave this worker up: it was silent");
     cr_expect_eq(poll(&fd, 1, DONE_MS), 1);
+    cr_expect_eq(psd_worker_report(worker, NULL, 0), PSD_W_EINVAL);
+    expect_ok(psd_worker_free(worker, array));
     expect_rc(psd_worker_leave(worker, 1, DONE_MS), PSD_W_EFENCED, "server 0 gave this worker up: it was silent");
 }
 
@@ -922,7 +1057,8 @@ Test(client, a_setting_that_the_servers_forget_is_to_be_made_again)
     expect_rc(psd_worker_set_lr(worker, 0.5, DONE_MS), PSD_W_EAGAIN,
               "set the learning rate: the servers have gone back to clock 41");
     expect_gone_back();
-    expect_ok(psd_worker_set_lr(worker, 0.5, DONE_MS));
+    expect_ok(psd_worker_set_lr(worker, 0, DONE_MS));
+    expect_ok(psd_worker_set_lr(worker, 1e9, DONE_MS));
 }
 
 Test(client, rows_that_the_servers_forget_are_to_be_said_again)
@@ -963,6 +1099,30 @@ Test(client, a_worker_that_leaves_while_the_servers_go_back_is_told_to_train_on)
     expect_ok(psd_worker_exchange(worker, gradients, 1, 0, &ticket));
     expect_ok(psd_worker_wait(worker, ticket, DONE_MS));
     expect_ok(psd_worker_leave(worker, 1, DONE_MS));
+}
+
+Test(client, a_program_that_looks_again_and_again_whether_it_has_left_is_told_to_train_on_until_it_does)
+{
+    const char *const back = "leave: the servers have gone back to clock 41";
+    psd_ticket_t ticket;
+    join();
+    float *array = psd_worker_alloc(worker, 8);
+    expect_ok(psd_worker_push(worker, 0, ga, 1, 0, &ticket)); /* with others to come */
+    answer_instead(PSD_MSG_LEAVE, &another_run);
+    while (psd_worker_leave(worker, 1, 0) == PSD_W_EAGAIN && strcmp(psd_worker_error(worker), back) != 0)
+        usleep(1000);
+    for (int i = 0; i < 3; i++)
+        expect_rc(psd_worker_leave(worker, 1, 0), PSD_W_EAGAIN, back);
+    expect_gone_back();
+    for (uint64_t round = 0; round < 2; round++) {
+        expect_ok(psd_worker_push(worker, 0, ga, 1, 0, &ticket));
+        expect_ok(psd_worker_push(worker, 1, gb, 1, 0, &ticket));
+        expect_ok(psd_worker_push(worker, 2, &gc, 1, 0, &ticket));
+        expect_ok(psd_worker_wait(worker, ticket, DONE_MS));
+        cr_expect_eq(position().clock, 42 + round);
+    }
+    expect_ok(psd_worker_leave(worker, 1, DONE_MS));
+    expect_ok(psd_worker_free(worker, array));
 }
 
 /* ---- the end ---- */
