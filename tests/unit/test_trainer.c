@@ -17,6 +17,7 @@
 #include "common/system/safetensors.h"
 #include "tests/support/transcript.h"
 #include "worker/sampler.h"
+#include "worker/trace.h"
 #include "worker/trainer.h"
 
 /* ---- A server inside this process: one optimizer behind psd/worker.h, and a script of faults ---- */
@@ -47,6 +48,11 @@ static struct {
     uint64_t well_every;   /* up to the second multiple of this clock, the weights are NaN except at the multiples; 0: never */
     uint64_t goes_back_at; /* the clock at whose exchange the job goes back to `goes_back_to`; 0: none */
     uint64_t goes_back_to;
+    uint64_t pull_forgotten_at; /* the pull of this number is forgotten, because the job goes back as above; 0: none */
+    uint64_t pulls;
+    bool leave_forgotten; /* so is the first goodbye */
+    bool slow_ails;       /* the slow weights have a NaN */
+    bool reads_summary;   /* the summary's outcome is a line at each exchange */
     uint64_t samples, exchanges, null_gradients;
     uint64_t skips_at; /* the clock whose round makes no step; 0: none */
     uint64_t drain_at; /* clock from which an operator wants the worker to leave; 0: never */
@@ -157,11 +163,15 @@ static double seconds(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
+static void say_outcome(void);
+
 int psd_worker_exchange(psd_worker_t *self, const float *const *gradients, uint64_t samples, double loss, psd_ticket_t *ticket)
 {
     (void)self;
     *ticket = ++server.exchanges;
     note_call("exchange samples=%" PRIu64 " loss=%.5g clock=%" PRIu64, samples, loss, server.position.clock);
+    if (server.reads_summary)
+        say_outcome();
     if (server.exchanges == 1)
         server.first_since = seconds();
     server.samples += samples;
@@ -220,7 +230,7 @@ int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms)
     if (server.position.clock == server.world_shrinks_at)
         server.position.world = 1;
     if (server.position.clock == server.goes_back_at) {
-        server.goes_back_at = 0;
+        server.goes_back_at = 0; /* once */
         server.position.clock = server.goes_back_to;
         return 0;
     }
@@ -234,8 +244,14 @@ int psd_worker_pull_slow(psd_worker_t *self, float *const *out, int timeout_ms)
 {
     (void)self, (void)timeout_ms;
     note_call("pull_slow timeout_ms=%d", timeout_ms);
+    if (++server.pulls == server.pull_forgotten_at) {
+        server.position.clock = server.goes_back_to;
+        return PSD_W_EAGAIN;
+    }
     for (size_t i = 0; i < server.n; i++)
         memcpy(out[i], server.slot[i][server.rule.slow_slot], elements(&server.tensor[i]) * sizeof(float));
+    if (server.slow_ails)
+        out[1][3] = NAN;
     return 0;
 }
 
@@ -268,6 +284,12 @@ int psd_worker_leave(psd_worker_t *self, int finished, int timeout_ms)
     if (server.left != finished) /* it may be said again and again */
         note_call("leave finished=%d timeout_ms=%d", finished, timeout_ms);
     server.left = finished;
+    if (server.leave_forgotten) {
+        server.leave_forgotten = false;
+        server.left = -1;
+        server.position.clock = server.goes_back_to;
+        return PSD_W_EAGAIN;
+    }
     return server.leave_rc;
 }
 
@@ -591,6 +613,23 @@ Test(trainer, a_recipe_names_what_workers_must_have_in_common)
     config.warm = true;
     psd_trainer_recipe(&config, recipe);
     cr_expect_not_null(strstr(recipe, " seed=17 shuffle=false init="), "%s", recipe);
+    /* each number of the weights and of the state is part of it */
+    float moment[] = { 1, 2, 3 };
+    psd_worker_field_t fields[] = { { "fc1.bias", "exp_avg", moment, 3, 0 }, { "fc1.bias", "step", NULL, 0, 7 } };
+    const psd_worker_state_t state = { .size = sizeof state, .field = fields, .n = 2 };
+    char earlier[PSD_TRAINER_RECIPE];
+    config.state = &state;
+    psd_trainer_recipe(&config, earlier);
+    cr_expect_eq(strncmp(earlier, recipe, strlen(recipe)), 0, "%s", earlier);
+    cr_expect_eq(strncmp(earlier + strlen(recipe), " state=", 7), 0, "%s", earlier);
+    for (int i = 0; i < 3; i++) {
+        moment[2] += i == 0;
+        fields[1].number += i == 1;
+        psd_model_params(model)[1].data[9] += (float)(i == 2);
+        psd_trainer_recipe(&config, recipe);
+        cr_expect_str_neq(recipe, earlier, "change %d", i);
+        snprintf(earlier, sizeof earlier, "%s", recipe);
+    }
 }
 
 Test(trainer, a_model_is_saved_with_its_step_and_its_rule)
@@ -1418,10 +1457,28 @@ static uint64_t later(void *arg)
     return now += UINT64_C(60000000);
 }
 
+/* The fields of a line whose values depend on the time. */
+static void hide_pace(char *line)
+{
+    static const char *const fields[] = { " samples_per_s=", " eta_s=" };
+    for (size_t i = 0; i < 2; i++) {
+        char *at = strstr(line, fields[i]);
+        if (!at)
+            continue;
+        at += strlen(fields[i]);
+        memmove(at + 1, at + strcspn(at, " "), strlen(at + strcspn(at, " ")) + 1);
+        *at = '~';
+    }
+}
+
 static void say_line(void *arg, const char *line, size_t n)
 {
+    char text[2000];
     (void)arg;
-    transcript_say("log %.*s", (int)(n - 1 - strcspn(line, " ") - 1), line + strcspn(line, " ") + 1);
+    snprintf(text, sizeof text, "%.*s", (int)n - 1, line + strcspn(line, " ") + 1);
+    text[strcspn(text, "\n")] = '\0';
+    hide_pace(text);
+    transcript_say("log %s", text);
 }
 
 static void print_value(FILE *out, const char *key, const json_t *value)
@@ -1469,6 +1526,15 @@ static void say_object(const char *what, json_t *object)
     json_decref(object);
 }
 
+/* Lines of a trace: STEP WORLD HASH TENSOR. */
+static void say_trace(FILE *file)
+{
+    psd_trace_line_t line;
+    while (psd_trace_read(file, &line))
+        transcript_say("trace: %" PRIu64 " %u ~ %s", line.step, line.world, line.tensor);
+    fclose(file);
+}
+
 /* And remove them. */
 static void say_files(void)
 {
@@ -1481,6 +1547,8 @@ static void say_files(void)
         FILE *file = strstr(name, ".jsonl") ? fopen(found.gl_pathv[i], "r") : NULL;
         if (!strncmp(name, "summary", 7))
             say_object(name, json_load_file(found.gl_pathv[i], 0, NULL));
+        else if (!strcmp(name, "trace"))
+            say_trace(fopen(found.gl_pathv[i], "r"));
         else if (!file)
             transcript_say("%s", name);
         while (file && fgets(text, sizeof text, file))
@@ -1490,6 +1558,13 @@ static void say_files(void)
         unlink(found.gl_pathv[i]);
     }
     globfree(&found);
+}
+
+static void say_outcome(void)
+{
+    json_t *summary = json_load_file(in_dir("summary.json"), 0, NULL);
+    transcript_say("outcome=%s", json_string_value(json_object_get(summary, "outcome")));
+    json_decref(summary);
 }
 
 static void forget_slots(void)
@@ -1529,18 +1604,27 @@ static void configure_server(const char *event)
     server.hopeless_at = (uint64_t)transcript_number(event, "hopeless_at", 0);
     server.goes_back_at = (uint64_t)transcript_number(event, "goes_back_at", 0);
     server.goes_back_to = (uint64_t)transcript_number(event, "goes_back_to", 0);
+    server.pull_forgotten_at = (uint64_t)transcript_number(event, "pull_forgotten_at", 0);
+    server.leave_forgotten = transcript_number(event, "leave_forgotten", 0) != 0;
+    server.reads_summary = server.leave_forgotten;
+    server.slow_ails = transcript_number(event, "slow_ails", 0) != 0;
+    server.poison_at = (uint64_t)transcript_number(event, "poison_at", 0);
     server.world_shrinks_at = (uint64_t)transcript_number(event, "world_shrinks_at", 0);
     server.waits_before_ready = (int)transcript_number(event, "waits", 0);
 }
 
+static void say_joined(void) { transcript_say("joined"); }
+
 static void perform_run(const char *event)
 {
-    char save[256];
+    char save[256], trace[256];
+    psd_progress_t *progress = psd_progress_new(&(psd_progress_config_t){ .mode = "log", .fd = -1 }, &err);
     stop = 0;
     configure_server(event);
     psd_model_destroy(&model);
     model = new_model();
     snprintf(save, sizeof save, "%s/w.safetensors", dir);
+    snprintf(trace, sizeof trace, "%s/trace", dir);
     config.model = model;
     config.batch = (size_t)transcript_number(event, "batch", 200);
     config.server.job = "mnist";
@@ -1556,10 +1640,16 @@ static void perform_run(const char *event)
     config.test = transcript_number(event, "test", 1) != 0 ? test : NULL;
     config.held = transcript_number(event, "held", 0) != 0 ? train : NULL;
     config.save = transcript_number(event, "save", 0) != 0 ? save : NULL;
+    config.trace = transcript_number(event, "trace", 0) != 0 ? trace : "";
+    config.progress = transcript_number(event, "progress", 0) != 0 ? progress : NULL;
+    config.metric = psd_metric_find(transcript_text(event, "metric"));
+    config.joined = say_joined;
     err = (psd_err_t){ 0 };
     const int rc = psd_trainer_run(&config, &result, &err);
     transcript_say("= %d %s", rc, err.text);
-    say_files();
+    if (!transcript_number(event, "keep", 0)) /* for the next life */
+        say_files();
+    psd_progress_destroy(&progress);
 }
 
 static void play_runs(const char *name)
