@@ -31,7 +31,10 @@ Test(caller, what_is_not_given_has_a_default)
     cr_expect_str_eq(caller.join, "tcp://127.0.0.1:9");
     cr_expect_null(caller.file);
     cr_expect_str_eq(caller.job, "psd");
-    cr_expect_not_null(strchr(caller.name, ':'));
+    char host[65] = "", name[96];
+    gethostname(host, sizeof host - 1);
+    snprintf(name, sizeof name, "%.63s:%d", host, (int)getpid());
+    cr_expect_str_eq(caller.name, name);
     cr_expect_str_eq(caller.recipe, "");
     cr_expect(!caller.trusts_file && !caller.wanted && caller.patience_ms == 60000 && caller.net);
 }
@@ -65,6 +68,13 @@ Test(caller, a_worker_needs_a_key_of_its_own)
         cr_expect_eq(read_it(&given), k ? PSD_OK : PSD_ECONFIG, "%s", err.text);
     }
     cr_expect_str_eq(err.text, "the worker's key is the servers' key: give it another, made by psdctl keygen NAME");
+    given.join = NULL;
+    given.cluster_file = "cluster.json"; /* which will name the servers' key, unless that is given */
+    cr_expect_eq(read_it(&given), PSD_OK, "%s", err.text);
+    cr_expect_not(caller.trusts_file);
+    given.server_public = NULL;
+    cr_expect_eq(read_it(&given), PSD_OK, "%s", err.text);
+    cr_expect(caller.trusts_file);
     for (int k = 0; k < 2; k++) {
         snprintf(file, sizeof file, "%s.key", name[k]);
         unlink(file);
@@ -172,6 +182,20 @@ Test(caller, what_is_given_is_kept_under_its_name)
     cr_expect(caller.rows == 77 && caller.wanted == 5 && caller.patience_ms == 1234);
     cr_expect(caller.log == say_nothing && caller.log_arg == &told);
     cr_expect(caller.interrupted == never && caller.interrupted_arg == &asked);
+}
+
+static bool wait_on(void *arg, const char *reason) { return (void)reason, arg == &caller; }
+
+Test(caller, a_file_that_names_server_0_is_awaited_with_the_patience_of_the_program)
+{
+    psd_worker_config_t given = config();
+    const psd_uplink_config_t calls = { .on_waiting = wait_on };
+    given.join = NULL;
+    given.cluster_file = "/nowhere/cluster.json";
+    given.join_timeout_ms = 20;
+    cr_assert_eq(read_it(&given), PSD_OK, "%s", err.text);
+    cr_expect_null(psd_caller_uplink(&caller, &calls, &caller, &err));
+    cr_expect_eq(err.code, PSD_ETIMEOUT, "%s", err.text);
 }
 
 Test(caller, a_join_timeout_of_0_is_a_minute_and_a_negative_one_has_no_limit)

@@ -140,6 +140,40 @@ Test(feedback, the_sum_of_squares_is_that_of_the_decoded_values, .fini = teardow
         bounded, 1e-9 * sum);
 }
 
+Test(feedback, the_sum_of_squares_is_bounded_where_the_tensors_group_is_clipped, .init = setup, .fini = teardown)
+{
+    psd_groups_t groups;
+    double sum = 0;
+    cr_assert_eq(psd_groups_parse(&groups, "sgd", "b(clip=0)", NULL), PSD_OK);
+    cr_assert(psd_feedback_open(feedback, whole));
+    const uint8_t *code = psd_feedback_part(feedback, 0, 0).payload->data;
+    for (uint32_t t = 0; t < 3; t++) {
+        float back[A];
+        psd_coding_decode(&coding, code, map.chunk[t].n, 0, map.chunk[t].n, back);
+        code += psd_coding_bytes(&coding, map.chunk[t].n);
+        for (size_t i = 0; i < map.chunk[t].n; i++)
+            sum += t == 1 ? 0 : fmin((double)back[i] * (double)back[i], 0.0625 * 0.0625);
+    }
+    cr_expect_float_eq(psd_feedback_squares(feedback, &(psd_clip_t){ .value = 0.0625 }, &groups, (const uint8_t[3]){ 1, 0, 1 }), sum,
+                       1e-9 * sum);
+}
+
+Test(feedback, a_gradient_that_is_infinite_once_its_residual_is_added_is_pushed_as_0, .init = setup, .fini = teardown)
+{
+    static float kept[ALL];
+    kept[A + 7] = 3e38f; /* of the second tensor */
+    psd_feedback_take(feedback, 0, 0, kept);
+    g[A + 7] = 3e38f;
+    cr_expect_not(psd_feedback_open(feedback, whole));
+    const psd_feedback_part_t part = psd_feedback_part(feedback, 0, 0);
+    for (size_t i = 0; i < part.payload->n_bytes; i++)
+        cr_assert_eq(((uint8_t *)part.payload->data)[i], 0);
+    psd_feedback_close(feedback);
+    g[A + 7] = 0;
+    g[7] = 3e38f;
+    cr_expect(psd_feedback_open(feedback, whole), "the residual of another element has no part in it");
+}
+
 static void expect_parts(uint32_t most, uint32_t n_parts)
 {
     static float kept[ALL], after[ALL];
@@ -189,7 +223,29 @@ static void expect_parts(uint32_t most, uint32_t n_parts)
                 cr_expect_arr_eq(psd_feedback_aside(feedback, s, p)->data, after + base, map.part[s][p].n * sizeof(float));
         }
         psd_feedback_drop_aside(feedback, 1);
-        cr_expect(psd_feedback_aside(feedback, 0, 0) && !psd_feedback_aside(feedback, 1, 0));
+        cr_expect_not_null(psd_feedback_aside(feedback, 0, 0));
+        for (uint32_t p = 0; p < map.n_parts[1]; p++)
+            cr_expect_null(psd_feedback_aside(feedback, 1, p), "part %u", p);
+        psd_feedback_drop_aside(feedback, 0);
+        for (uint32_t p = 0; p < map.n_parts[0]; p++)
+            cr_expect_null(psd_feedback_aside(feedback, 0, p), "part %u", p);
+    }
+    /* each part takes its own residual, and all of them lose it */
+    for (uint32_t s = 0, base = 0; s < 2; s++)
+        for (uint32_t p = 0; p < map.n_parts[s]; base += map.part[s][p++].n) {
+            for (size_t i = 0; i < map.part[s][p].n; i++)
+                after[base + i] = (float)(100 * s + 10 * p + i % 7);
+            psd_feedback_take(feedback, s, p, after + base);
+        }
+    for (int is_reset = 0; is_reset < 2; is_reset++) {
+        if (is_reset)
+            psd_feedback_reset(feedback);
+        for (uint32_t s = 0, base = 0; s < 2; s++) {
+            psd_feedback_set_aside(feedback, s, false);
+            for (uint32_t p = 0; p < map.n_parts[s]; base += map.part[s][p++].n)
+                for (size_t i = 0; i < map.part[s][p].n; i++)
+                    cr_assert_eq(((float *)psd_feedback_aside(feedback, s, p)->data)[i], is_reset ? 0 : after[base + i]);
+        }
     }
 }
 

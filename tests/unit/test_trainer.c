@@ -1606,7 +1606,7 @@ static void configure_server(const char *event)
     server.goes_back_to = (uint64_t)transcript_number(event, "goes_back_to", 0);
     server.pull_forgotten_at = (uint64_t)transcript_number(event, "pull_forgotten_at", 0);
     server.leave_forgotten = transcript_number(event, "leave_forgotten", 0) != 0;
-    server.reads_summary = server.leave_forgotten;
+    server.reads_summary = server.leave_forgotten || server.pull_forgotten_at;
     server.slow_ails = transcript_number(event, "slow_ails", 0) != 0;
     server.poison_at = (uint64_t)transcript_number(event, "poison_at", 0);
     server.world_shrinks_at = (uint64_t)transcript_number(event, "world_shrinks_at", 0);
