@@ -224,7 +224,12 @@ static void take_registration(const psd_tensor_list_t *list)
     fake_server_send(&server, &registered, NULL);
     attached.parts = n_parts;
     fake_server_send(&server, &attached, NULL);
-    wanted.seq = 1;
+    for (wanted.code = list->inherited ? 1 : 3; wanted.code < 3; wanted.code++) { /* the arrays of adam */
+        wanted.seq++;
+        fake_server_send_parts(&server, &wanted, n_parts);
+    }
+    wanted.code = 0;
+    wanted.seq++;
     if (!clock_done)
         fake_server_send_parts(&server, &wanted, n_parts);
     else
@@ -928,6 +933,8 @@ Test(client, optimizer_state_goes_with_the_registration_and_what_is_missing_is_l
     expect_heard("HELLO job=mnist name=w7\n"
                  "ATTACH\n"
                  "REGISTER \"60 rows, batch 3\" a[2]+8/3 b[3]+0/0 c[]+0/0 of 1000 rows\n"
+                 "INIT part=0/2 code=1 0.5 0.25\n"
+                 "INIT part=0/2 code=2 0.125 0.0625\n"
                  "INIT part=0/2 1 2\n"
                  "INIT part=1/2 3 4 5 6\n");
     expect_logged("1 state.missing tensors=1 fields=\"");

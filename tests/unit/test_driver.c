@@ -21,6 +21,7 @@ static psd_net_t *worker_net;
 static fake_server_t server[2];
 static char dir[] = "/tmp/psd-test-XXXXXX", file[64];
 static uint64_t hellos[2], attaches[2]; /* attaches: to server 1 */
+static uint64_t nonce[2];               /* of the last HELLO to each */
 static uint64_t peers[8];               /* connections by which these came, in order */
 static uint32_t n_peers;
 static bool refuses;
@@ -66,6 +67,8 @@ static void on_heard(fake_server_t *from, const psd_msg_t *msg, psd_buf_t *body)
     psd_msg_t answer = { .kind = PSD_MSG_REFUSED, .code = PSD_REFUSAL_JOB, .text = "another job" };
     (void)body;
     hellos[from - server] += msg->kind == PSD_MSG_HELLO;
+    if (msg->kind == PSD_MSG_HELLO)
+        nonce[from - server] = msg->seq;
     if (msg->kind == PSD_MSG_ATTACH && msg->shard == 1) {
         attaches[from - server]++;
         if (n_peers < 8 && (!n_peers || peers[n_peers - 1] != from->peer))
@@ -204,6 +207,34 @@ Test(driver, a_refusal_by_the_wrong_server_is_not_the_end)
     psd_handover_look(handover, &state);
     cr_expect_str_eq(state.join, server[1].at);
     cr_expect_eq(state.phase, PSD_PHASE_JOINING, "%s", state.failure.text);
+    cr_expect(nonce[0] && nonce[1] && nonce[0] != nonce[1], "it begins anew");
+}
+
+static int always(void *arg) { return arg == &server; }
+
+Test(driver, a_program_may_end_the_wait_for_the_file_that_names_server_0)
+{
+    psd_handover_set_interrupt(handover, always, &server);
+    start("");
+    cr_expect_null(driver);
+    cr_expect_eq(err.code, PSD_ESTOPPED, "%s", err.text);
+}
+
+Test(driver, a_refusal_by_the_server_that_the_file_names_is_final_after_five_seconds)
+{
+    const uint64_t begun = uv_hrtime();
+    psd_handover_state_t state;
+    refuses = true;
+    name_server(0);
+    start("");
+    cr_assert_not_null(driver, "%s", err.text);
+    do {
+        uv_run(&loop, UV_RUN_NOWAIT);
+        psd_handover_look(handover, &state);
+    } while (state.phase != PSD_PHASE_FAILED);
+    cr_expect_geq(uv_hrtime() - begun, UINT64_C(4900000000));
+    cr_expect_eq(state.failure.code, PSD_EREFUSED);
+    cr_expect_str_eq(state.failure.text, "server 0 refused (job): another job");
 }
 
 static void *await_joined(void *arg)

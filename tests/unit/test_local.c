@@ -339,6 +339,22 @@ Test(local, a_new_token_replaces_the_link)
     cr_expect_eq(psd_local_counts(server.local)->up, 1);
 }
 
+Test(local, a_new_token_replaces_the_link_that_is_not_yet_up)
+{
+    psd_local_connect(client.local, server.name, token, PEER, NULL);
+    psd_local_expect(server.local, 7, token, NULL);
+    psd_local_connect(client.local, server.name, token, PEER, NULL);
+    cr_expect_eq(client.broken, 1);
+    UNTIL(client.up && server.up);
+    cr_expect(client.up == 1 && server.up == 1 && client.broken == 1 && !server.broken);
+    cr_expect_eq(psd_local_counts(server.local)->refused, 1, "the older token is void");
+    psd_local_expect(server.local, 7, token, NULL);
+    psd_local_connect(client.local, server.name, token, PEER, NULL);
+    psd_local_drop(client.local, PEER);
+    UNTIL(server.broken);
+    cr_expect(client.up == 1 && client.broken == 2 && !psd_local_has(client.local, PEER), "it is not up any more");
+}
+
 Test(local, a_connection_without_a_listener_fails_at_once)
 {
     cr_expect_eq(psd_local_connect(client.local, "psd-nobody", token, PEER, &err), PSD_EUNAVAILABLE);

@@ -35,7 +35,8 @@ static void teardown(void)
 {
     psd_setup_clear(&setup_of);
     psd_options_destroy(&options);
-    unlink("train.csv"), unlink("test.csv"), unlink("w.safetensors"), unlink("rows.csv");
+    unlink("train.csv"), unlink("test.csv"), unlink("w.safetensors"), unlink("rows.csv"), unlink("rows.svm"),
+        unlink("rows.vw"), unlink("wide.svm");
     rmdir(dir);
 }
 TestSuite(setup, .init = setup, .fini = teardown, .timeout = 600);
@@ -100,6 +101,13 @@ Test(setup, readings_that_may_surprise_are_warned_of)
     write_file("train.csv", "a,b,y\n1,2,1\n3,4,1\n5,6,1\n");
     load("--model-kind=logistic");
     expect_logged(" id=data.one_class class=1 rows=3 reason=\"all rows that are trained on are of one class\"\n");
+    cr_expect_null(strstr(logged, "data.classes"), "it is said once: %s", logged);
+    write_file("train.csv", "a,b,y\n1,2,0\n3,4,1\n5,6,0\n");
+    load("--model-kind=softmax --data-test=csv:test.csv --data-na=skip");
+    expect_logged(" id=data.skipped rows=0 test_rows=1 reason=");
+    write_file("train.csv", "a,b,y\n1,2,0\n3,,1\n5,6,0\n");
+    load("--model-kind=softmax --data-na=skip");
+    expect_logged(" id=data.skipped rows=1 test_rows=0 reason=");
 }
 
 Test(setup, what_may_take_long_because_it_is_a_pipe_is_said_before_it_is_read)
@@ -202,6 +210,11 @@ Test(setup, rows_of_which_none_counts_are_refused_wherever_they_are)
     expect_refused("--model-kind=softmax --data-weight-column=w --data-test=csv:test.csv", PSD_EDATA,
                    "--data-weight-column: the weights of all 2 test rows are 0, so none of them counts; is data.weight_column the "
                    "right one?");
+    write_file("train.csv", "w,a,y\n1,2,0\n0,4,1\n0,5,0\n1,7,1\n"); /* the two in the middle are held out */
+    write_file("test.csv", some);
+    expect_refused("--model-kind=softmax --data-weight-column=w --data-test=csv:test.csv --data-validation=0.5", PSD_EDATA,
+                   "--data-weight-column: the weights of all 2 held-out rows are 0, so none of them counts; is data.weight_column "
+                   "the right one?");
 }
 
 Test(setup, an_end_that_needs_an_evaluation_needs_rows_to_evaluate)
@@ -213,6 +226,8 @@ Test(setup, an_end_that_needs_an_evaluation_needs_rows_to_evaluate)
                    "--stop-target: stop.target is set, but there is no test set to measure it on; set data.test");
     load("--model-kind=softmax --stop-patience=3 --data-validation=0.5");
     cr_expect(setup_of.test && setup_of.test->n_rows == 2 && setup_of.train->n_rows == 2 && !setup_of.held);
+    load("--data-train=glyphs:30 --data-label-column= --model-kind=softmax --stop-patience=3");
+    cr_expect(setup_of.test && setup_of.test->n_rows > 30, "glyphs come with a test set");
 }
 
 Test(setup, a_metric_that_the_rows_do_not_suit_is_refused)
@@ -333,7 +348,9 @@ Test(setup, each_option_of_the_data_does_what_it_says)
                                          "--data-na=zero --data-categorical=b --data-one-hot=9",
                                          "--data-na=zero --data-weight-column=a",
                                          "--data-na=zero --data-batch=3",
-                                         "--data-na=zero --data-validation=0.5" };
+                                         "--data-na=zero --data-validation=0.5",
+                                         "--data-na=zero --data-validation=0.5 --seed=2",
+                                         "--data-na=zero --data-validation=0.5 --data-scale=standard" };
     static const char wanted[] = /* of a: the mean is 3.5, the deviation sqrt(5.25) */
         "--data-drop=b: 4x1/2 1 2 4 7 batch=2\n"
         "--data-na=zero: 4x2/2 1,3 2,5 4,0 7,9 batch=2\n"
@@ -344,7 +361,12 @@ Test(setup, each_option_of_the_data_does_what_it_says)
         "--data-na=zero --data-weight-column=a: 4x1/2 3 5 0 9 batch=2\n"
         "--data-na=zero --data-batch=3: 4x2/2 1,3 2,5 4,0 7,9 batch=3\n"
         "--data-na=zero --data-validation=0.5: 2x2/2 1,3 7,9 batch=2\n"
-        "--data-delimiter=; --data-header=false --data-label-column=2: 2x2/2 1,3 2,5 batch=2\n";
+        "--data-na=zero --data-validation=0.5 --seed=2: 2x2/2 2,5 4,0 batch=2\n"
+        "--data-na=zero --data-validation=0.5 --data-scale=standard: 2x2/2 -1,-1 1,1 batch=2\n"
+        "--data-delimiter=; --data-header=false --data-label-column=2: 2x2/2 1,3 2,5 batch=2\n"
+        "--data-train=libsvm:rows.svm --data-label-column=: 2x3/2 batch=2\n"
+        "--data-train=libsvm:rows.svm --data-label-column= --data-index-base=0: 2x4/2 batch=2\n"
+        "--data-train=vw:rows.vw --data-label-column= --data-hash-bits=5: 2x32/2 batch=2\n";
     char *text = NULL;
     size_t n;
     FILE *out = open_memstream(&text, &n);
@@ -353,7 +375,39 @@ Test(setup, each_option_of_the_data_does_what_it_says)
         print_read(out, flags[i]);
     write_file("train.csv", "1;3;0\n2;5;1\n");
     print_read(out, "--data-delimiter=; --data-header=false --data-label-column=2");
+    write_file("rows.svm", "0 1:2\n1 3:5\n");
+    print_read(out, "--data-train=libsvm:rows.svm --data-label-column=");
+    print_read(out, "--data-train=libsvm:rows.svm --data-label-column= --data-index-base=0");
+    write_file("rows.vw", "0 | red\n1 | blue\n");
+    print_read(out, "--data-train=vw:rows.vw --data-label-column= --data-hash-bits=5");
     fclose(out);
     cr_expect_str_eq(text, wanted, "%s", text);
     free(text);
+}
+
+Test(setup, the_model_is_made_as_the_options_say_and_what_it_cannot_be_is_refused)
+{
+    write_file("train.csv", "a,b,y\n1,2,0\n3,4,1\n5,6,0\n");
+    load("--model-kind=mlp --model-layers=2,3,2 --model-activation=tanh");
+    cr_expect_str_eq(psd_model_kind(setup_of.model)->name, "mlp");
+    cr_expect_str_eq(psd_model_activation(setup_of.model), "tanh");
+    cr_assert_eq(psd_model_n_params(setup_of.model), 4);
+    cr_expect(psd_model_params(setup_of.model)[0].shape[0] == 3 && psd_model_params(setup_of.model)[0].shape[1] == 2);
+    const float first = psd_model_params(setup_of.model)[0].data[0];
+    load("--model-kind=mlp --model-layers=2,3,2 --model-activation=tanh");
+    cr_expect_eq(psd_model_params(setup_of.model)[0].data[0], first);
+    load("--model-kind=mlp --model-layers=2,3,2 --model-activation=tanh --seed=5");
+    cr_expect_neq(psd_model_params(setup_of.model)[0].data[0], first, "another seed");
+    expect_refused("--model-kind=softmax --model-loss=mse", PSD_ECONFIG,
+                   "--model-kind: model.loss 'mse' does not go with model.kind softmax; its loss is softmax");
+    cr_expect_neq(try_load("--model-kind=mlp --model-layers=3,3,2"), PSD_OK);
+    cr_expect_eq(strncmp(err.text, "--model-layers: ", 16), 0, "%s", err.text);
+    keep_weights("fc1.bias");
+    load("--model-kind=linear --data-test=csv:train.csv --stop-target=7");
+    write_file("train.csv", "a,b,y\n1,2,0\n3,4,1\n5,6,2\n");
+    load("--model-kind=softmax --init=w.safetensors");
+    cr_expect_eq(psd_model_params(setup_of.model)[1].data[2], 3, "that of the file");
+    psd_setup_clear(&setup_of);
+    cr_assert_eq(psd_setup_load_anew(&setup_of, options, &err), PSD_OK, "%s", err.text);
+    cr_expect_neq(psd_model_params(setup_of.model)[1].data[2], 3);
 }
