@@ -74,14 +74,11 @@ static void on_heard(fake_server_t *from, const psd_msg_t *msg, psd_buf_t *body)
         if (n_peers < 8 && (!n_peers || peers[n_peers - 1] != from->peer))
             peers[n_peers++] = from->peer;
         if (explains)
-            fake_server_send(from,
-                             &(psd_msg_t){ .kind = PSD_MSG_WAIT,
-                                           .job = welcomes,
-                                           .shard = 1,
-                                           .worker = 1,
-                                           .incarnation = welcomes,
-                                           .text = "worker 0" },
-                             NULL);
+            fake_server_send(
+                from,
+                &(psd_msg_t){
+                    .kind = PSD_MSG_WAIT, .job = welcomes, .shard = 1, .worker = 1, .incarnation = welcomes, .text = "worker 0" },
+                NULL);
     }
     if (msg->kind == PSD_MSG_LEAVE && n_leaves < 2 && (!n_leaves || leaves[n_leaves - 1] != msg->code)) /* it is repeated */
         leaves[n_leaves++] = msg->code;

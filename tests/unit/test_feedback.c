@@ -154,8 +154,8 @@ Test(feedback, the_sum_of_squares_is_bounded_where_the_tensors_group_is_clipped,
         for (size_t i = 0; i < map.chunk[t].n; i++)
             sum += t == 1 ? 0 : fmin((double)back[i] * (double)back[i], 0.0625 * 0.0625);
     }
-    cr_expect_float_eq(psd_feedback_squares(feedback, &(psd_clip_t){ .value = 0.0625 }, &groups, (const uint8_t[3]){ 1, 0, 1 }), sum,
-                       1e-9 * sum);
+    cr_expect_float_eq(psd_feedback_squares(feedback, &(psd_clip_t){ .value = 0.0625 }, &groups, (const uint8_t[3]){ 1, 0, 1 }),
+                       sum, 1e-9 * sum);
 }
 
 Test(feedback, a_gradient_that_is_infinite_once_its_residual_is_added_is_pushed_as_0, .init = setup, .fini = teardown)

@@ -35,8 +35,8 @@ static void teardown(void)
 {
     psd_setup_clear(&setup_of);
     psd_options_destroy(&options);
-    unlink("train.csv"), unlink("test.csv"), unlink("w.safetensors"), unlink("rows.csv"), unlink("rows.svm"),
-        unlink("rows.vw"), unlink("wide.svm");
+    unlink("train.csv"), unlink("test.csv"), unlink("w.safetensors"), unlink("rows.csv"), unlink("rows.svm"), unlink("rows.vw"),
+        unlink("wide.svm");
     rmdir(dir);
 }
 TestSuite(setup, .init = setup, .fini = teardown, .timeout = 600);
