@@ -3,6 +3,8 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "proto/actions.h"
@@ -15,8 +17,9 @@ enum { RUN = 9, NUMBER = 4 };
 static pthread_t thread;
 static uv_loop_t loop;
 static uv_async_t stop;
-static fake_server_t server[2];
+static fake_server_t server[3];
 static uint32_t n_servers = 1;
+static uint32_t second = 1; /* which of these is server 1 */
 
 /* What it answers with: this message, or the weights. */
 static struct {
@@ -24,11 +27,12 @@ static struct {
     uint32_t code, protocol;
     char text[64];
 } script;
-static uint32_t read_code; /* of the last READ */
-static uint64_t dumb_peer; /* the connection to server 1 that is not answered; 0: none yet */
-static bool is_dumb;       /* server 1 does not answer its first connection */
-static char greeting[300]; /* "JOB NAME" of the last FOLLOW */
-static float x = 1;        /* all weights */
+static uint32_t read_code;  /* of the last READ */
+static unsigned n_reads[3]; /* that each server has had */
+static uint64_t dumb_peer;  /* the connection to server 1 that is not answered; 0: none yet */
+static bool is_dumb;        /* server 1 does not answer its first connection */
+static char greeting[300];  /* "JOB NAME" of the last FOLLOW */
+static float x = 1;         /* all weights */
 static psd_follower_t *follower;
 
 static void tell(fake_server_t *from, psd_msg_t *msg)
@@ -46,7 +50,7 @@ static void tell_snapshot(fake_server_t *from, const psd_msg_t *asked)
         .settings = { .text = "x", .mode = "bsp", .optimizer = "sgd", .lease_ms = 60000, .part_elements = PSD_MAX_CHUNK }
     };
     for (uint32_t s = 0; s < n_servers; s++)
-        memcpy(cluster.endpoint[s], server[s].at, sizeof server[s].at);
+        memcpy(cluster.endpoint[s], server[s ? second : 0].at, sizeof server[s].at);
     psd_tensor_desc_t tensor[] = { { .name = "w", .n_dims = 2, .dim = { 3, 2 }, .n_elements = 6 },
                                    { .name = "b", .n_elements = 1 } };
     psd_tensor_list_t model = { .n = 2, .tensor = tensor }, list;
@@ -60,7 +64,7 @@ static void tell_snapshot(fake_server_t *from, const psd_msg_t *asked)
 
 static void tell_weights(fake_server_t *from, const psd_msg_t *asked)
 {
-    const uint32_t s = (uint32_t)(from - server), n = n_servers == 1 ? 7 : s ? 1 : 6;
+    const uint32_t s = from > server, n = n_servers == 1 ? 7 : s ? 1 : 6;
     const psd_msg_t msg = {
         .kind = PSD_MSG_VALUES, .job = RUN, .seq = asked->seq, .clock = NUMBER, .shard = s, .parts = 1, .version = 17 + s
     };
@@ -74,8 +78,10 @@ static void on_heard(fake_server_t *from, const psd_msg_t *msg, psd_buf_t *body)
 {
     if (msg->kind == PSD_MSG_FOLLOW)
         snprintf(greeting, sizeof greeting, "%s %s", psd_body_hello(body)->job, psd_body_hello(body)->name);
-    if (msg->kind == PSD_MSG_READ)
+    if (msg->kind == PSD_MSG_READ) {
         read_code = msg->code;
+        n_reads[from - server]++;
+    }
     if (is_dumb && from == &server[1] && (!dumb_peer || dumb_peer == from->peer))
         dumb_peer = from->peer;
     else if (msg->kind == PSD_MSG_READ)
@@ -91,7 +97,7 @@ static void on_heard(fake_server_t *from, const psd_msg_t *msg, psd_buf_t *body)
 
 static void on_stop(uv_async_t *async)
 {
-    for (size_t s = 0; s < 2; s++)
+    for (size_t s = 0; s < 3; s++)
         fake_server_close(&server[s]);
     uv_close((uv_handle_t *)async, NULL);
 }
@@ -117,7 +123,7 @@ static void start(psd_kind_t kind, uint32_t code, const char *text)
     snprintf(script.text, sizeof script.text, "%s", text);
     uv_loop_init(&loop);
     uv_async_init(&loop, &stop, on_stop);
-    for (size_t s = 0; s < 2; s++)
+    for (size_t s = 0; s < 3; s++)
         fake_server_open(&server[s], &loop, on_heard);
     cr_assert_eq(pthread_create(&thread, NULL, serve, NULL), 0);
     const psd_worker_config_t config = { .size = sizeof config,
@@ -136,7 +142,7 @@ static void teardown(void)
     uv_async_send(&stop);
     pthread_join(thread, NULL);
     cr_expect_eq(uv_loop_close(&loop), 0);
-    for (size_t s = 0; s < 2; s++)
+    for (size_t s = 0; s < 3; s++)
         fake_server_destroy(&server[s]);
 }
 TestSuite(follower, .fini = teardown, .timeout = 120);
@@ -220,6 +226,26 @@ Test(follower, it_reads_from_every_server_and_has_the_version_of_the_one_that_is
     }
 }
 
+Test(follower, a_server_that_has_moved_is_read_where_it_is_now)
+{
+    n_servers = 2;
+    start(PSD_MSG_FOLLOWED, 0, "");
+    cr_assert_eq(psd_follower_pull(follower, 0, 60000), PSD_W_OK, "%s", psd_follower_error(follower));
+    cr_expect(n_reads[0] && n_reads[1] && !n_reads[2]);
+    n_reads[0] = n_reads[1] = 0;
+    second = 2;
+    x = 2;
+    cr_assert_eq(psd_follower_pull(follower, 0, 60000), PSD_W_OK, "%s", psd_follower_error(follower));
+    expect_tensor(0, "w", 2);
+    expect_tensor(1, "b", 0);
+    cr_expect(n_reads[0] && !n_reads[1] && n_reads[2]);
+    n_servers = 1; /* and the next run has one server */
+    x = 3;
+    cr_assert_eq(psd_follower_pull(follower, 0, 60000), PSD_W_OK, "%s", psd_follower_error(follower));
+    expect_tensor(0, "w", 2);
+    expect_tensor(1, "b", 0);
+}
+
 Test(follower, a_server_that_is_silent_is_connected_to_again_after_five_seconds)
 {
     n_servers = 2;
@@ -231,6 +257,25 @@ Test(follower, a_server_that_is_silent_is_connected_to_again_after_five_seconds)
     cr_expect_neq(dumb_peer, 0);
     expect_tensor(0, "w", 2);
     expect_tensor(1, "b", 0);
+}
+
+Test(follower, a_fork_of_the_program_gets_no_weights_and_leaves_the_parents_alone)
+{
+    int status;
+    char words[160];
+    start(PSD_MSG_FOLLOWED, 0, "");
+    snprintf(words, sizeof words, "pull: this handle belongs to process %d, of which this is a fork; open one in this process",
+             (int)getpid());
+    const pid_t child = fork();
+    if (!child) {
+        const bool ok = psd_follower_pull(follower, 0, 60000) == PSD_W_EINVAL && !strcmp(psd_follower_error(follower), words);
+        psd_follower_close(&follower);
+        _exit(ok && !follower ? 0 : 1);
+    }
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    cr_assert_eq(psd_follower_pull(follower, 0, 60000), PSD_W_OK, "%s", psd_follower_error(follower));
+    expect_tensor(0, "w", 2);
 }
 
 Test(follower, a_program_may_end_a_pull)

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
@@ -67,8 +68,9 @@ Test(handover, a_request_moves_the_phase_ahead_only_from_the_right_one)
     enter(PSD_PHASE_READY, 0, false);
     cr_expect_eq(psd_handover_begin(handover, PSD_PHASE_READY, PSD_PHASE_EXCHANGING, "exchange", &err), PSD_OK);
     cr_expect_eq(look().phase, PSD_PHASE_EXCHANGING);
-    cr_expect_eq(psd_handover_begin(handover, PSD_PHASE_READY, PSD_PHASE_EXCHANGING, "exchange", &err), PSD_EINVAL,
-                 "one at a time");
+    cr_expect_eq(psd_handover_begin(handover, PSD_PHASE_READY, PSD_PHASE_PULLING, "pull", &err), PSD_EINVAL, "one at a time");
+    cr_expect_str_eq(err.text, "pull: called in the wrong order; connect, register, then make one exchange or pull at a time");
+    cr_expect_eq(look().phase, PSD_PHASE_EXCHANGING);
 }
 
 Test(handover, a_failed_session_gives_its_reason_to_every_call)
@@ -78,14 +80,31 @@ Test(handover, a_failed_session_gives_its_reason_to_every_call)
     cr_expect_str_eq(err.text, broken.text);
     cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", -1, &err), PSD_EFENCED);
     cr_expect_str_eq(err.text, broken.text);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", 0, &err), PSD_EFENCED);
+    cr_expect_eq(psd_handover_await_answer(handover, 0, "pull", -1, &err), PSD_EFENCED);
     cr_expect_not(psd_handover_leave(handover, false, 0));
+    cr_expect_eq(look().phase, PSD_PHASE_FAILED);
+    cr_expect_eq(look().failure.code, PSD_EFENCED);
+    enter(PSD_PHASE_LEFT, 0, true);
+    cr_expect_not(psd_handover_leave(handover, false, 0));
+    cr_expect_eq(look().phase, PSD_PHASE_LEFT);
 }
 
-Test(handover, a_request_that_cannot_begin_fails_the_session)
+static void *fail_soon(void *arg)
 {
-    enter(PSD_PHASE_READY, 0, false);
     psd_handover_fail(handover, &broken);
+    return arg;
+}
+
+Test(handover, a_request_that_cannot_begin_fails_the_session_and_wakes_its_caller)
+{
+    pthread_t thread;
+    enter(PSD_PHASE_EXCHANGING, 0, false);
+    pthread_create(&thread, NULL, fail_soon, NULL);
     cr_expect_eq(psd_handover_await(handover, PSD_PHASE_LEFT, "leave", -1, &err), PSD_EFENCED);
+    cr_expect_str_eq(err.text, broken.text);
+    pthread_join(thread, NULL);
+    cr_expect_eq(look().phase, PSD_PHASE_FAILED);
 }
 
 static void *become_ready(void *arg)
@@ -110,6 +129,64 @@ Test(handover, a_caller_whose_wait_timed_out_is_told_what_it_waited_for)
     psd_handover_progress(handover, "waiting for workers 1, 3", false, false, 0);
     cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", 1, &err), PSD_ETIMEOUT);
     cr_expect_str_eq(err.text, "exchange: nothing after 1 ms; waiting for workers 1, 3");
+    psd_handover_progress(handover, "", false, false, 0);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", 0, &err), PSD_EAGAIN);
+    cr_expect_str_eq(err.text, "exchange: nothing after 0 ms; waiting for the server");
+}
+
+/* Loops of the library that are run on the caller's thread: each turn's limit, until the last one, in which the phase comes. */
+static struct {
+    unsigned n, last;
+    uint64_t limit_ns;
+} turns;
+
+static bool run_counted(void *arg, uint64_t limit_ns)
+{
+    cr_expect_eq(arg, &turns);
+    turns.limit_ns = limit_ns;
+    if (++turns.n == turns.last)
+        enter(PSD_PHASE_READY, 0, false);
+    return true;
+}
+
+static int never(void *arg)
+{
+    cr_expect_eq(arg, &turns);
+    return 0;
+}
+
+Test(handover, a_caller_runs_the_loop_for_as_long_as_it_may_wait_and_no_longer_than_it_may_not_be_interrupted)
+{
+    static const struct {
+        int timeout_ms;
+        bool interrupts;
+        uint64_t limit_ns; /* at most; 0 and UINT64_MAX: exactly */
+    } cases[] = { { 0, false, 0 },         { -1, false, UINT64_MAX }, { 5000, false, 5000000000 }, { 0, true, 0 },
+                  { -1, true, 100000000 }, { 5000, true, 100000000 }, { 50, true, 50000000 } };
+    psd_handover_run_by(handover, run_counted, &turns);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        turns.n = 0;
+        turns.last = cases[i].timeout_ms ? 3 : 1;
+        enter(PSD_PHASE_EXCHANGING, 0, false);
+        psd_handover_set_interrupt(handover, cases[i].interrupts ? never : NULL, &turns);
+        cr_expect_not(psd_handover_is_interrupted(handover));
+        cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", cases[i].timeout_ms, &err), PSD_OK, "%zu: %s", i,
+                     err.text);
+        cr_expect_eq(turns.n, turns.last, "%zu", i);
+        cr_expect_leq(turns.limit_ns, cases[i].limit_ns, "%zu", i);
+        if (cases[i].limit_ns == UINT64_MAX)
+            cr_expect_eq(turns.limit_ns, UINT64_MAX);
+        else
+            cr_expect_geq(turns.limit_ns, cases[i].limit_ns == 5000000000 ? 100000001 : 0, "%zu", i);
+    }
+    turns.last = 0;
+    turns.n = 0;
+    enter(PSD_PHASE_EXCHANGING, 0, false);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", 0, &err), PSD_EAGAIN);
+    cr_expect_eq(turns.n, 1, "a look handles what is pending, once");
+    enter(PSD_PHASE_READY, 0, false);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", 0, &err), PSD_OK);
+    cr_expect_eq(turns.n, 1, "what is reached is not waited for");
 }
 
 /* A turn of the loop on the caller's thread: 2 ms, in which a message with a part of the model comes. The model is whole after 100 of
@@ -242,6 +319,46 @@ Test(handover, settings_are_those_of_the_first_welcome)
     cr_assert_not_null(psd_handover_cluster(handover));
     cr_expect_str_eq(psd_handover_cluster(handover)->settings.mode, "bsp");
     cr_expect(look().has_slow);
+    cluster.settings.has_slow = false;
+    psd_handover_enter(handover, PSD_PHASE_READY, &fine, &position, 1, &cluster, false);
+    cr_expect(look().has_slow);
+}
+
+Test(handover, callers_see_where_the_session_is)
+{
+    const psd_session_position_t position = { .clock = 7, .version = 6, .worker = 3, .rank = 1, .world = 2, .samples = 640 };
+    psd_handover_enter(handover, PSD_PHASE_COLLECTING, &fine, &position, 5, NULL, false);
+    const psd_handover_state_t state = look();
+    cr_expect_eq(state.phase, PSD_PHASE_COLLECTING);
+    cr_expect_eq(state.rejoins, 5);
+    cr_expect_eq(state.position.clock, 7);
+    cr_expect_eq(state.position.version, 6);
+    cr_expect_eq(state.position.worker, 3);
+    cr_expect(state.position.rank == 1 && state.position.world == 2);
+    cr_expect_eq(state.position.samples, 640);
+    cr_expect_eq(state.failure.code, PSD_OK);
+}
+
+Test(handover, what_was_never_opened_has_no_descriptor_and_closes_none)
+{
+    psd_handover_t *closed = psd_handover_new();
+    cr_assert_not_null(closed);
+    cr_expect_eq(psd_handover_fd(closed), -1);
+    psd_handover_destroy(&closed);
+    cr_expect_null(closed);
+    cr_expect_neq(fcntl(0, F_GETFD), -1, "the program's own descriptors stay open");
+    psd_handover_destroy(&closed);
+}
+
+Test(handover, a_descriptor_is_closed_with_its_handle_or_when_that_is_abandoned)
+{
+    const int fd = psd_handover_fd(handover);
+    psd_handover_destroy(&handover);
+    cr_expect_eq(fcntl(fd, F_GETFD), -1);
+    setup();
+    cr_assert_eq(psd_handover_fd(handover), fd, "the lowest that is free");
+    psd_handover_abandon(handover);
+    cr_expect_eq(fcntl(fd, F_GETFD), -1);
 }
 
 Test(handover, callers_see_what_the_session_waits_for_and_whether_it_is_to_leave)

@@ -87,6 +87,7 @@ Test(views, a_program_sees_the_servers_memory_without_a_copy_and_holds_it_until_
     cr_expect(psd_views_are_placed(views));
     cr_expect_not(psd_buf_is_unique(part), "the server must not step it in place");
     psd_views_let_go(views);
+    cr_expect(psd_views_are_placed(views), "they still lie there, where the server may change them");
     psd_channel_tend(server, &err);
     cr_expect(psd_buf_is_unique(part));
     fill(part, 2);
@@ -106,6 +107,65 @@ Test(views, other_memory_takes_the_place_of_the_one_before)
     cr_expect_not(psd_buf_is_unique(other));
     psd_buf_unref(&one);
     psd_buf_unref(&other);
+}
+
+Test(views, memory_that_is_shown_in_the_middle_of_other_leaves_the_rest_as_it_was)
+{
+    float *w = psd_views_take(views, PART);
+    psd_buf_t *one = new_part(1), *other = new_part(2);
+    cr_assert(place(w, one, 0, PART) && place(w + 4 * page, other, 0, 2 * page));
+    expect(w, 4 * page, 1);
+    expect(w + 4 * page, 2 * page, 2);
+    expect(w + 6 * page, PART - 6 * page, 1);
+    cr_expect(psd_buf_is_unique(one));
+    cr_expect_not(psd_buf_is_unique(other));
+    fill(one, 7);
+    w[0] = w[4 * page - 1] = w[6 * page] = w[PART - 1] = 5; /* these pages are the array's own */
+    expect(w + 1, 4 * page - 2, 1);
+    cr_assert(place(w + 5 * page, one, 0, 2 * page), "over the end of the other");
+    expect(w + 4 * page, page, 2);
+    expect(w + 5 * page, 2 * page, 7);
+    cr_expect_eq(w[7 * page], 1);
+    cr_expect(psd_buf_is_unique(other));
+    cr_assert(place(w + 5 * page, one, 0, page), "a part of what was there");
+    cr_assert(place(w + 10 * page, other, 0, 2 * page) && place(w + 12 * page, other, 2 * page, 2 * page));
+    psd_buf_t *heap = psd_buf_new(2 * sizeof(float));
+    cr_expect_not(psd_views_place(views, w + 12 * page - 1, heap, heap->data, 2));
+    w[12 * page - 1] = w[12 * page] = 6; /* both runs gave way */
+    psd_channel_tend(server, &err);
+    cr_expect(psd_buf_is_unique(other));
+    psd_views_let_go(views);
+    psd_channel_tend(server, &err);
+    cr_expect(psd_buf_is_unique(one));
+    psd_buf_unref(&one);
+    psd_buf_unref(&other);
+    psd_buf_unref(&heap);
+}
+
+Test(views, an_array_that_is_given_back_or_freed_holds_nothing)
+{
+    float *a = psd_views_take(views, PART), *b = psd_views_take(views, PART), *c = psd_views_take(views, PART);
+    psd_buf_t *one = new_part(1), *two = new_part(2), *three = new_part(3);
+    cr_assert(place(a, one, 0, PART) && place(b, two, 0, PART) && place(c, three, 0, PART));
+    psd_views_give_back(views, a);
+    psd_channel_tend(server, &err);
+    cr_expect(psd_buf_is_unique(one));
+    cr_expect(!psd_buf_is_unique(two) && !psd_buf_is_unique(three));
+    cr_expect_eq(psd_views_size(views, b), PART);
+    psd_views_settle(views);
+    psd_channel_tend(server, &err);
+    cr_expect(psd_buf_is_unique(two) && psd_buf_is_unique(three), "of every array");
+    fill(two, 8);
+    fill(three, 9);
+    expect(b, PART, 2);
+    expect(c, PART, 3);
+    cr_assert(place(c, three, 0, PART));
+    psd_views_destroy(&views);
+    psd_channel_tend(server, &err);
+    cr_expect(psd_buf_is_unique(three));
+    psd_buf_unref(&one);
+    psd_buf_unref(&two);
+    psd_buf_unref(&three);
 }
 
 Test(views, chunks_of_one_part_lie_wherever_their_tensors_do_and_a_rest_below_a_page_is_copied)
