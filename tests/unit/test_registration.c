@@ -141,6 +141,29 @@ Test(registration, inherited_state_has_to_be_what_the_rule_keeps)
     cr_expect_eq(judge(0, &list, ""), PSD_REGISTRATION_FITS, "%s", out.why);
 }
 
+Test(registration, inherited_state_is_judged_by_the_rule_for_each_tensors_shape)
+{
+    psd_inherited_t inherited[2] = { { .t = 7, .arrays = 1 }, { .t = 7, .arrays = 3 } };
+    psd_tensor_list_t list = model;
+    list.inherited = inherited;
+    tensor[0].n_dims = 2;
+    tensor[0].dim[0] = 2;
+    tensor[0].dim[1] = 4;
+    cr_assert_eq(psd_groups_parse(&groups, "muon(lr=1)", "", NULL), PSD_OK);
+    cr_expect_eq(judge(0, &list, ""), PSD_REGISTRATION_FITS, "%s", out.why);
+    inherited[0].arrays = 3;
+    cr_expect_eq(judge(0, &list, ""), PSD_REGISTRATION_REFUSED, "the matrix");
+    cr_expect_str_eq(out.why,
+                     "worker 0 starts with optimizer state that this job does not keep: tensor fc0.weight with arrays 0x3 and 0 "
+                     "scalars, of which muon keeps 1 and 0; give all the same optimizer");
+    inherited[0].arrays = 1;
+    inherited[1].arrays = 7;
+    cr_expect_eq(judge(0, &list, ""), PSD_REGISTRATION_REFUSED, "the other tensor");
+    cr_expect_str_eq(out.why,
+                     "worker 0 starts with optimizer state that this job does not keep: tensor fc1.weight with arrays 0x7 and 0 "
+                     "scalars, of which adamw keeps 2 and 0; give all the same optimizer");
+}
+
 Test(registration, inherited_state_has_to_be_that_of_the_others_until_it_no_longer_matters)
 {
     psd_inherited_t inherited[2] = { { .t = 7, .arrays = 1 }, { .t = 7, .arrays = 1 } };
