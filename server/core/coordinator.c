@@ -690,12 +690,11 @@ static bool every_shard_is_done(const psd_coordinator_t *self)
 static bool may_start(const psd_coordinator_t *self, uint64_t now_ms)
 {
     const uint64_t half_ms = self->config.start_timeout_ms / 2;
-    const uint64_t pause_ms = half_ms && half_ms < PSD_WANT_MS ? half_ms : PSD_WANT_MS;
     uint32_t ready = psd_membership_count(&self->members, PSD_WORKER_WAITING) + psd_membership_count_finished(&self->members);
     if (ready >= self->config.workers_want && ready >= self->config.workers_min)
         return true;
     return ready >= self->config.workers_min &&
-           (now_ms >= self->newest_ready_ms + pause_ms || (half_ms && now_ms >= self->first_ready_ms + half_ms));
+           (now_ms >= self->newest_ready_ms + PSD_WANT_MS || (half_ms && now_ms >= self->first_ready_ms + half_ms));
 }
 
 /* The job is finished when all present workers have finished, and enough workers have. If a lost worker is needed for that number,
