@@ -1847,5 +1847,47 @@ Test(report, all_that_another_server_says_is_as_kept, .fini = teardown)
     keep_all("server 0 says for what the job waits");
     pass(2345);
     keep_all("server 0 is silent");
+    psd_report_end(report, PSD_ESTOPPED);
+    pass(1000);
+    keep_all("this server ends");
     expect_all_kept("tests/golden/report/other.txt");
+}
+
+/* The counters are of this process; how far the job is counts from its beginning. */
+Test(report, all_that_a_server_says_of_a_job_that_goes_on_from_a_checkpoint_is_as_kept, .fini = teardown)
+{
+    static const uint64_t newest[] = { 40 };
+    psd_tensor_desc_t tensor[] = { { .name = "v", .n_dims = 1, .dim = { 4 }, .n_elements = 4 },
+                                   { .name = "w", .n_dims = 1, .dim = { 4 }, .n_elements = 4 } };
+    const psd_tensor_list_t model = { .n = 2, .tensor = tensor };
+    const psd_save_point_t point = { .clock = 40, .version = 38, .samples = 5000, .lr = 0.25 };
+    rule = "lookahead(sgd(lr=0.125), k=5, alpha=0.5)";
+    coordinator = (psd_coordinator_config_t){ .job = "mnist",
+                                              .workers_min = N,
+                                              .workers_want = N,
+                                              .lease_ms = 60000,
+                                              .lr = 0.25,
+                                              .checkpoints = true,
+                                              .points = newest,
+                                              .n_points = 1,
+                                              .model = &model };
+    make_node("--workers-min=3 --checkpoint-dir=/somewhere --optimizer=lookahead(sgd(lr=0.125),k=5,alpha=0.5)");
+    begin_to_keep();
+    keep_all("the checkpoint is being read");
+    cr_assert_eq(psd_engine_restore(psd_node_engine(node), &model, &err), PSD_OK, "%s", err.text);
+    psd_node_restored(node, now, NULL, &point, &out);
+    carry_out();
+    for (uint32_t w = 0; w < N; w++)
+        join(w);
+    tell_number(0, "progress/rows", 1000);
+    pass(150);
+    keep_all("it goes on");
+    for (uint32_t w = 0; w < N; w++)
+        clock_of[w] = 40;
+    for (unsigned round = 0; round < 3; round++)
+        for (uint32_t w = 0; w < N; w++)
+            push_all(w, (push_t){ .samples = 20, .loss = 2, .gradient = 0.5f, .version = 38 + round, .compute_s = 0.01 });
+    pass(250);
+    keep_all("after three rounds");
+    expect_all_kept("tests/golden/report/resumed.txt");
 }
