@@ -467,6 +467,18 @@ Test(report, a_slow_way_back_is_blamed_as_network, .init = setup, .fini = teardo
                  "rounds wait for worker 0 (host0) 83 % of the time: weights take 100 ms to reach it, others 0.998 ms");
 }
 
+Test(report, blame_compares_each_phase_with_that_of_the_others, .init = setup, .fini = teardown)
+{
+    expect_blame((const times_t[]){ { 60, 10, 2 }, { 60, 60, 2 }, { 60, 10, 2 } }, 1, "compute", "it computes for ");
+    expect_blame((const times_t[]){ { 2, 10, 60 }, { 2, 60, 60 }, { 2, 10, 60 } }, 1, "compute", "it computes for ");
+    expect_blame((const times_t[]){ { 0, 10, 60 }, { 0, 10, 60 }, { 50, 10, 60 } }, 2, "network", "weights take ");
+    expect_blame((const times_t[]){ { 60, 10, 2 }, { 60, 10, 2 }, { 60, 10, 60 } }, 2, "network", "its pushes take ");
+    play((const times_t[]){ { 60, 10, 2 }, { 60, 40, 2 }, { 60, 10, 2 } }, 600);
+    look();
+    cr_expect_gt(of_worker(1, "awaited_share"), 0.2);
+    cr_expect_eq(n_alerts(), 0, "what takes all of them long is no reason: %s", alert(0));
+}
+
 Test(report, a_silent_worker_is_blamed_for_its_silence, .init = setup, .fini = teardown)
 {
     const times_t alike[] = { { 0, 20, 2 }, { 0, 20, 2 }, { 0, 20, 2 } };
@@ -1797,6 +1809,7 @@ Test(report, all_that_a_server_says_of_a_job_without_rounds_is_as_kept, .init = 
         }
     }
     tell_number(2, "val/auc", 0.75);
+    beat(1, 50);
     pass(500);
     keep_all("each push is a step");
     ask_admin("mnist pause", 0);
@@ -1811,7 +1824,7 @@ Test(report, all_that_a_server_says_of_a_job_without_rounds_is_as_kept, .init = 
 static void setup_whole_servers(void)
 {
     coordinator = (psd_coordinator_config_t){ .job = "mnist", .workers_min = 2, .workers_want = 4, .lease_ms = 2000, .lr = 0.125 };
-    make_node("--servers=4 --workers-want=4 --workers-min=2 --sync-accumulate=3");
+    make_node("--servers=4 --workers-want=4 --workers-min=2 --sync-accumulate=2");
 }
 
 Test(report, all_that_server_0_says_of_a_job_that_waits_is_as_kept, .init = setup_whole_servers, .fini = teardown)

@@ -554,6 +554,8 @@ Test(transcripts, of_what_servers_followers_and_operators_ask_for) { play("sums"
 
 Test(transcripts, of_the_edges_of_checkpoints_forecasts_and_patience) { play("edges"); }
 
+Test(transcripts, of_those_that_are_gone_or_say_something_again) { play("gone"); }
+
 Test(transcripts, of_what_a_new_run_forgets) { play("runs"); }
 
 Test(transcripts, of_a_coordinator_that_gets_no_time) { play("away"); }
