@@ -63,4 +63,17 @@ for end in training/0 finished/0 failed/1 stopped/75 waiting/75 gathering/75 deg
     [ "$code" -eq "${end#*/}" ] || fail "${end%/*} is $code, not ${end#*/}"
     grep -q "^canned: ${end%/*}, shard 1 of 3" "$dir/said" || fail "$(cat "$dir/said")"
 done
+# Before the first step there is no loss, and what was not measured is left out.
+cat >"$dir/new" <<DOCUMENT
+{"schema": "psd.status/1", "job": "new", "shard": {"index": 0, "count": 1}, "uptime_seconds": 3, "state": "waiting", "reason": "",
+ "progress": {"step": 0, "samples": 0}, "loss": {"train": null}, "optimizer": {"rule": "sgd(lr=1)", "lr_now": 1},
+ "sync": {"mode": "asp"}, "workers": [], "alerts": []}
+DOCUMENT
+mv "$dir/new" "$dir/document"
+"$bin/psdctl" status "$url" >"$dir/said" || true
+diff - "$dir/said" <<'SAID' || fail 'before the first step it prints something else'
+new: waiting, shard 0 of 1, up 3 s
+  step 0, samples 0
+  sgd(lr=1), asp, learning rate 1
+SAID
 echo 'status_verb: ok'

@@ -67,14 +67,14 @@ rc=0
 
 # ---- figures; each answer is 2 s, 10 steps and 6400 samples after the one before ----
 
-document() { # AGE: of the checkpoint, as a member of JSON
+document() { # AGE MORE: of the checkpoint, as a member of JSON; further workers
     cat >"$dir/new" <<DOCUMENT
 {"job": "canned", "shard": {"index": 1, "count": 3}, "now": @1000+2@, "uptime_seconds": 3725, "state": "training",
  "reason": "pushes of workers 4 (round 9)", "progress": {"step": @100+10@, "samples": @5000+6400@, "epoch": 2.5, "left_seconds": 95.9},
  "loss": {"train": 0.12345, "val": 0.5}, "report": {"name": "val/accuracy", "value": 0.875},
  "optimizer": {"rule": "lookahead(adam(lr=0.001), k=5)", "lr_now": 0.00025, "lookahead": {"k": 5, "phase": 2}},
  "sync": {"mode": "bsp"}, "checkpoint": {"number": 1200, "duration_seconds": 2 $1},
- "workers": [
+ "workers": [ ${2-}
    {"id": 0, "name": "a:10", "state": "live", "awaited_share": 0.125, "compute_seconds": 0.02, "send_seconds": 0.00099951,
     "samples_per_second": 11400, "lag_steps": 0, "last_push_age_seconds": 1.5, "slow_reason": null},
    {"id": 4, "name": "b:11", "state": "late", "awaited_share": 0.5, "compute_seconds": 125, "send_seconds": 0.0004,
@@ -119,4 +119,14 @@ for order in 'worker 0' 'computes 4' 'samples/s 4' 'lag 4' 'last push 4' 'waited
     last=$(sed -n '/^  id  worker /{n;n;n;p}' "$dir/screen" | awk '{ print $1 }')
     [ "$last" = 2 ] || [ "${order% *}" = worker ] || fail "by ${order% *}, worker $last is last"
 done
+# More workers than lines, of which the last one says how many there are; and a server that has gone.
+more=$(for i in {10..36}; do printf '{"id": %d, "name": "w%d", "state": "live", "awaited_share": 0}, ' $i $i; done)
+document '' "$more"
+expect '^and 16 more$'
+expect '^  21  w21 '
+! grep -q '^  22  w22 ' "$dir/screen" || fail 'it shows more workers than it says'
+kill "$endpoint"
+wait "$endpoint" || true
+expect '^canned: .*(old: '
+expect '^   4  b:11 '
 echo 'top: ok'

@@ -1088,6 +1088,14 @@ Test(report, a_job_that_is_stopped_trains_until_its_last_checkpoint_is_safe, .in
     cr_expect_str_eq(json_string_value(json_object_get(page, "state")), "stopped");
     cr_expect_eq(metric("psd_job_state{state=\"stopped\"}"), 1);
     cr_expect_eq(metric("psd_job_state{state=\"finished\"}"), 0);
+    for (uint32_t w = 0; w < N; w++) {
+        psd_msg_t leave = message(PSD_MSG_LEAVE, w);
+        leave.code = PSD_LEAVE_UNFINISHED;
+        say(w, &leave, NULL, 0);
+    }
+    look();
+    cr_expect_eq(metric("psd_workers{state=\"left\"}"), N);
+    cr_expect_eq(metric("psd_workers_missing"), 0, "a job that is over needs no workers");
 }
 
 /* ---- present workers ---- */
