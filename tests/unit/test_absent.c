@@ -91,6 +91,8 @@ Test(absent, a_worker_that_left_unfinished_is_named_with_the_reason, .init = set
     cr_expect_str_eq(words(), "more workers: 1 of 2 workers are here; worker 1 (b), which left before its work was done");
     members->row[1].drains = true;
     cr_expect_str_eq(words(), "more workers: 1 of 2 workers are here; worker 1 (b), which left at an operator's request");
+    members->row[1].served = false;
+    cr_expect_str_eq(words(), "more workers: 1 of 2 workers are here", "it has never been a member");
 }
 
 Test(absent, a_server_that_has_left_the_run_is_waited_for_by_its_address, .init = setup, .fini = teardown)

@@ -29,6 +29,41 @@ static void leave(uint32_t id, psd_worker_state_t state, bool finished)
     members->row[id].finished = finished;
 }
 
+Test(membership, a_new_life_has_nothing_of_the_one_before_but_its_place, .init = setup, .fini = teardown)
+{
+    psd_worker_row_t *row = &members->row[1];
+    *row = (psd_worker_row_t){ .id = 1,
+                               .state = PSD_WORKER_LOST,
+                               .incarnation = 3,
+                               .peer = psd_peer_make(1, 7),
+                               .user = 7,
+                               .nonce = 41,
+                               .heard_ms = 5,
+                               .clock = 12,
+                               .finished = true,
+                               .drains = true,
+                               .served = true,
+                               .going = true,
+                               .divides = true,
+                               .samples = 8,
+                               .loss = 0.5,
+                               .nonfinite = true,
+                               .in_vain = 2,
+                               .quarantined = true,
+                               .setting = { .is_open = true, .code = 7, .value = 0.5 },
+                               .name = "longer" };
+    psd_server_set_add(&row->complete, 1);
+    psd_worker_begin_life(row, psd_peer_make(2, 8), 42, "b", 900);
+    cr_expect(row->id == 1 && row->state == PSD_WORKER_JOINING && row->incarnation == 4 && row->nonce == 42);
+    cr_expect(row->peer == psd_peer_make(2, 8) && row->user == 8 && row->heard_ms == 900);
+    cr_expect_str_eq(row->name, "b");
+    cr_expect_eq(row->clock, 0);
+    cr_expect_not(row->finished || row->drains || row->served || row->going || row->divides);
+    cr_expect(row->complete.n == 0 && row->samples == 0 && row->loss == 0 && !row->nonfinite, "it has pushed nothing");
+    cr_expect(row->in_vain == 0 && !row->quarantined, "its gradients are not yet known");
+    cr_expect(!row->setting.is_open, "it has asked for nothing");
+}
+
 Test(membership, a_lost_workers_place_is_given_before_one_whose_work_is_done, .init = setup, .fini = teardown)
 {
     leave(0, PSD_WORKER_LEFT, true);
@@ -93,6 +128,17 @@ static const char *divides(uint32_t id, const char *text)
 {
     const psd_division_t *other = psd_membership_divides_otherwise(members, &members->row[id], text);
     return other ? other->text : "";
+}
+
+Test(membership, rows_that_only_workers_that_have_gone_divided_are_no_longer_those_of_the_job, .init = setup, .fini = teardown)
+{
+    cr_expect_str_eq(divides(0, "60 rows"), "");
+    for (uint32_t id = 0; id < 3; id++)
+        leave(id, PSD_WORKER_LEFT, false);
+    psd_worker_begin_life(&members->row[1], 1, 9, "b", 0);
+    cr_expect_str_eq(divides(1, "50 rows"), "");
+    psd_worker_begin_life(&members->row[2], 1, 10, "c", 0);
+    cr_expect_str_eq(divides(2, "60 rows"), "50 rows");
 }
 
 Test(membership, a_worker_begins_with_rows_that_others_divide_and_may_go_on_to_others, .init = setup, .fini = teardown)

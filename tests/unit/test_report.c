@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "server/status/page.h"
@@ -34,6 +36,16 @@ static uint64_t look_every; /* steps between two looks at the tensors; 0: none *
 static const psd_job_settings_t job = { .text = "mode=x", .mode = "bsp", .optimizer = "sgd", .part_elements = 4 };
 
 static uint64_t ns(void) { return now * 1000000; }
+
+/* The clock of this process, which a test may put forward; libraries have their own. */
+static time_t later_s;
+
+int clock_gettime(clockid_t id, struct timespec *t)
+{
+    const int rc = (int)syscall(SYS_clock_gettime, id, t);
+    t->tv_sec += id == CLOCK_MONOTONIC ? later_s : 0;
+    return rc;
+}
 
 static psd_peer_t peer_of(uint32_t worker) { return UINT64_C(1) << 63 | (5 + worker); }
 
@@ -265,6 +277,13 @@ static double number_of(const json_t *object, const char *key)
 
 static double of_worker(size_t i, const char *key) { return number_of(worker_at(i), key); }
 
+static void beat(uint32_t worker, uint64_t clock)
+{
+    psd_msg_t msg = message(PSD_MSG_HEARTBEAT, worker);
+    msg.clock = clock;
+    say(worker, &msg, NULL, 0);
+}
+
 /* A line of /metrics, by its name and labels. */
 static double metric(const char *series)
 {
@@ -362,7 +381,9 @@ Test(report, metrics_show_when_each_worker_pushed_last, .init = setup, .fini = t
 {
     for (uint32_t w = 0; w < N; w++)
         push_all(w, (push_t){ .samples = 2 + w });
-    pass(7000);
+    pass(3000);
+    beat(2, 1); /* which is no push */
+    pass(4000);
     const double before = psd_report_unix_time() - 7;
     look();
     const double then = metric("psd_worker_last_push_timestamp_seconds{worker=\"2\"}");
@@ -1226,6 +1247,17 @@ Test(report, a_job_is_ready_when_its_workers_are_here, .fini = teardown)
     cr_expect_eq(metric("psd_workers_missing"), 0, "one that has finished is not missing");
 }
 
+Test(report, a_server_that_publishes_nothing_for_five_seconds_is_not_alive, .init = setup, .fini = teardown)
+{
+    psd_report_publish(report, node, now, status);
+    later_s = 4;
+    cr_expect_eq(get("/livez"), 200, "%s", reply);
+    later_s = 6;
+    cr_expect_eq(get("/livez"), 500, "%s", reply);
+    psd_report_publish(report, node, now, status);
+    cr_expect_eq(get("/livez"), 200, "%s", reply);
+}
+
 Test(report, a_job_that_can_make_no_checkpoint_is_not_ready, .init = setup_checkpoints, .fini = teardown)
 {
     expect_ready(200, "[+]quorum 3/3\n");
@@ -1504,6 +1536,57 @@ static void setup_fewer_looks(void)
     join_all("--workers-min=3 --health-every=3");
 }
 
+/* What a step did to eight tensors of 4 weights: it leaves 7 of them without gradients, and the first with these weights. */
+static void tell_look(uint64_t step, double weight2)
+{
+    double terms[8][PSD_LOOK_TERMS];
+    psd_msg_t msg = { .kind = PSD_MSG_LOOK, .protocol = PSD_PROTOCOL, .job = JOB, .version = step, .parts = 8 };
+    for (uint32_t t = 0; t < 8; t++) {
+        double *x = terms[t];
+        memset(x, 0, sizeof terms[t]);
+        x[PSD_LOOK_N] = 4;
+        x[PSD_LOOK_ZEROS] = t ? 4 : 0;
+        x[PSD_LOOK_GRADIENT2] = t ? 0 : 1;
+        x[PSD_LOOK_WEIGHT2] = t ? 4 : weight2;
+        x[PSD_LOOK_UPDATE2] = t ? 0 : 1e-6;
+        x[PSD_LOOK_RATE] = 0.125;
+    }
+    msg.n_elements = PSD_LOOK_TERMS;
+    psd_buf_t *buf = psd_payload_copy(terms, sizeof terms);
+    psd_node_message(node, now, PSD_PEER_OWN_SHARD, &msg, buf, &out);
+    psd_buf_unref(&buf);
+    carry_out();
+}
+
+Test(report, of_many_tensors_that_are_ill_five_are_named_and_a_figure_that_is_none_has_no_series, .fini = teardown)
+{
+    uint8_t bytes[1024];
+    psd_tensor_desc_t tensor[8];
+    const psd_tensor_list_t list = { .n = 8, .tensor = tensor };
+    for (uint32_t t = 0; t < 8; t++) {
+        tensor[t] = (psd_tensor_desc_t){ .n_dims = 1, .dim = { 4 }, .n_elements = 4 };
+        snprintf(tensor[t].name, sizeof tensor[t].name, "t%u", t);
+    }
+    make_node("--workers-min=3");
+    psd_msg_t msg = message(PSD_MSG_HELLO, 0);
+    snprintf(msg.text, sizeof msg.text, "mnist host0");
+    say(0, &msg, NULL, 0);
+    msg = message(PSD_MSG_REGISTER, 0);
+    say(0, &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
+    for (uint64_t step = 1; step < 6; step++)
+        tell_look(step, 4);
+    look();
+    cr_assert_eq(n_alerts(), 1);
+    cr_expect_eq(strncmp(alert(0), "tensor t1 is dead: all its gradients were 0 in the last 5 looks", 63), 0, "%s", alert(0));
+    cr_expect(strstr(alert(0), "; the same holds for t2, t3, t4, t5 and 2 more"), "%s", alert(0));
+    cr_expect_eq(metric("psd_tensor_weight_norm{tensor=\"t0\"}"), 2);
+    tell_look(6, NAN);
+    look();
+    cr_expect(!has_metric("psd_tensor_weight_norm{tensor=\"t0\"}"), "what is not a number is not the last number");
+    cr_expect(has_metric("psd_tensor_weight_norm{tensor=\"t1\"}"));
+    cr_expect_eq(metric("psd_tensors{state=\"exploding\"}"), 1);
+}
+
 Test(report, the_newest_look_is_known_by_its_step, .init = setup_fewer_looks, .fini = teardown)
 {
     for (int step = 0; step < 6; step++) /* at the first, the second, and each third after the first */
@@ -1668,13 +1751,6 @@ static void expect_all_kept(const char *name)
     expect_kept(name, kept);
     free(kept);
     free(lines_before);
-}
-
-static void beat(uint32_t worker, uint64_t clock)
-{
-    psd_msg_t msg = message(PSD_MSG_HEARTBEAT, worker);
-    msg.clock = clock;
-    say(worker, &msg, NULL, 0);
 }
 
 static void tell_number(uint32_t worker, const char *name, double value)

@@ -137,3 +137,16 @@ Test(saver, an_order_whose_state_is_gone_has_failed_and_one_that_is_durable_is_n
     cr_expect_not(psd_saver_may_begin(&saver, 9));
     cr_expect_not(psd_saver_may_begin(&saver, 9), "nor asked for any more");
 }
+
+Test(saver, a_run_that_begins_anew_makes_the_files_of_the_one_before_again)
+{
+    begin(7);
+    psd_saver_saved(&saver, shard, busy, NULL);
+    psd_saver_order(&saver, 8, false);
+    cr_expect_not(psd_saver_may_begin(&saver, 9));
+    cr_expect_eq(saver.failed, 9);
+    psd_saver_clear(&saver);
+    cr_expect(saver.saved == 0 && saver.failed == 0, "neither is told of the new run");
+    psd_saver_order(&saver, 7, false);
+    cr_expect(psd_saver_may_begin(&saver, 7));
+}

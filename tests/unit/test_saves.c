@@ -40,6 +40,15 @@ static void shard_says(uint32_t shard, uint32_t code, uint64_t saved)
     psd_saves_note_shard(&saves, &(psd_msg_t){ .shard = shard, .code = code, .saved = saved, .seq = ENTRY, .text = "full" }, &out);
 }
 
+/* Both servers save, and so does server 0 its manifest. */
+static void make(uint64_t now_ms, uint64_t clock)
+{
+    order(now_ms, clock);
+    shard_says(0, 0, clock + 1);
+    shard_says(1, 0, clock + 1);
+    cr_assert(psd_saves_note_manifest(&saves, now_ms + 50, clock, NULL, &out));
+}
+
 static void setup_of(size_t n_points)
 {
     const psd_saves_config_t config = { .possible = true, .n_servers = SERVERS, .mode = psd_mode_find("bsp"), .every_rounds = 3 };
@@ -62,6 +71,35 @@ Test(saves, one_is_due_after_so_many_rounds_or_when_it_is_asked_for, .init = set
     psd_saves_ask(&saves);
     cr_expect(is_due(0, FROM + 1));
     cr_expect_not(is_due(0, FROM)); /* nothing has happened since the newest */
+}
+
+Test(saves, what_was_asked_for_or_being_made_is_forgotten_when_a_run_begins, .init = setup, .fini = teardown)
+{
+    order(100, 6);
+    psd_saves_ask(&saves);
+    const psd_progress_t p = at(FROM);
+    psd_saves_begin_run(&saves, &p);
+    cr_expect_not(psd_saves_is_busy(&saves) || psd_saves_can_save(&saves) || psd_saves_is_urgent(&saves));
+    shard_says(0, PSD_SHARD_STARTED, 6 + 1);
+    shard_says(1, PSD_SHARD_STARTED, 6 + 1);
+    cr_expect_eq(out.n, 0, "no manifest is made of files of the run before");
+    cr_expect_not(is_due(200, FROM + 2));
+    cr_expect(is_due(200, FROM + 3), "rounds count from where the run begins");
+}
+
+Test(saves, time_counts_from_the_last_order, .fini = teardown)
+{
+    const psd_saves_config_t config = { .possible = true, .n_servers = SERVERS, .mode = psd_mode_find("bsp"), .every_ms = 1000 };
+    const uint64_t point[] = { FROM };
+    psd_saves_init(&saves, &config, point, 1);
+    const psd_progress_t p = at(FROM);
+    psd_saves_begin_run(&saves, &p);
+    shard_says(0, PSD_SHARD_STARTED, 0);
+    shard_says(1, PSD_SHARD_STARTED, 0);
+    make(5000, 6);
+    cr_expect_not(is_due(5999, 7));
+    cr_expect(is_due(6000, 7));
+    cr_expect_not(is_due(6000, 6), "but none is due without a step since");
 }
 
 Test(saves, none_is_due_before_every_shard_has_weights, .fini = teardown)
@@ -106,21 +144,13 @@ Test(saves, one_that_failed_leaves_the_one_before_and_is_tried_again_after_a_sec
     cr_expect(psd_saves_has_failed_since(&saves, 100));
     cr_expect_not(psd_saves_has_failed_since(&saves, 101));
     cr_expect_eq(psd_saves_newest(&saves), FROM);
+    cr_expect_not(is_due(2000, 8), "the next one is that of round 9");
     psd_saves_ask(&saves);
     cr_expect_not(is_due(1099, 6));
     cr_expect(is_due(1100, 6));
     psd_saves_describe_trouble(&saves, text, sizeof text);
     cr_expect_str_eq(text,
                      "the last checkpoint could not be made (checkpoint.dir): server 1: full; the one before stays the newest");
-}
-
-/* Both servers save, and so does server 0 its manifest. */
-static void make(uint64_t now_ms, uint64_t clock)
-{
-    order(now_ms, clock);
-    shard_says(0, 0, clock + 1);
-    shard_says(1, 0, clock + 1);
-    cr_assert(psd_saves_note_manifest(&saves, now_ms + 50, clock, NULL, &out));
 }
 
 Test(saves, none_fails_any_more_once_one_is_safe, .init = setup, .fini = teardown)
@@ -162,6 +192,11 @@ Test(saves, one_is_newer_than_what_was_known_when_it_was_begun, .init = setup, .
     make(100, 6);
     cr_expect(psd_saves_is_newer(&saves, 100));
     cr_expect_not(psd_saves_is_newer(&saves, 101), "it became safe at 150, without what came since 100");
+    psd_progress_t p = { .clock = 6, .servers = SERVERS };
+    psd_saves_look(&saves, 100, &p);
+    cr_expect(p.point_is_final, "no push could follow any more when it was ordered");
+    psd_saves_look(&saves, 101, &p);
+    cr_expect_not(p.point_is_final);
 }
 
 Test(saves, a_failure_reported_before_the_order_does_not_belong_to_it, .init = setup, .fini = teardown)

@@ -210,6 +210,16 @@ static void setup_table(void)
 
 static void drop(void) { psd_actions_clear(&out); }
 
+Test(servers, when_another_run_begins_each_server_gets_its_own_place_at_once, .init = setup_table, .fini = drop)
+{
+    cr_expect_eq(judge(2, 1, 0, false), PSD_SERVER_ADMITTED);
+    psd_servers_begin_run(&table);
+    now += 10;
+    cr_expect_eq(judge(2, 1, 0, false), PSD_SERVER_ADMITTED, "%s", why);
+    cr_expect_eq(judge(1, 1, 0, false), PSD_SERVER_ADMITTED, "%s", why);
+    cr_expect(psd_servers_is_from(&table, peer_of(2), 2) && psd_servers_is_from(&table, peer_of(1), 1));
+}
+
 Test(servers, a_hello_that_a_later_one_of_its_process_has_overtaken_gets_no_answer, .init = setup_table, .fini = drop)
 {
     cr_expect_eq(judge(1, 0, 2, false), PSD_SERVER_OVERTAKEN);

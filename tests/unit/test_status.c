@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "server/status/connections.h"
 #include "server/status/status.h"
 #include "tests/support/kept.h"
 
@@ -123,7 +124,9 @@ Test(status, only_prometheus_itself_counts_as_a_scrape)
     static const struct {
         const char *agent;
         unsigned n;
-    } asked[] = { { "curl/8.0", 0 }, { "Prometheus/2.53", 1 }, { "NotPrometheus/1", 1 }, { "Prometheus/3", 2 } };
+    } asked[] = {
+        { "curl/8.0", 0 }, { "Prometheus/2.53", 1 }, { "NotPrometheus/1", 1 }, { "Prometheus-probe/1", 1 }, { "Prometheus/3", 2 }
+    };
     get("/metrics");
     cr_expect_eq(psd_status_scrapes(status), 0, "without a name");
     for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
@@ -232,6 +235,10 @@ Test(status, an_event_is_numbered_by_the_lines_that_were_logged_before_it)
         publish_document("{}");
         cr_expect(read_until(fd, wanted), "%s", reply);
     }
+    for (unsigned n = 3; n <= PSD_HISTORY_LINES + 3; n++)
+        psd_status_note(status, "info", "worker.joined", "worker=0");
+    publish_document("{}");
+    cr_expect(read_until(fd, "\n\nid: 203\ndata: {}\n\n"), "those that are kept no longer count, too: %s", reply);
     close(fd);
 }
 
@@ -286,9 +293,46 @@ Test(status, streams_are_bounded_and_one_that_is_left_makes_room)
         close(again);
     }
     cr_assert_eq(code, 200);
-    for (int i = 0; i < STREAMS; i++)
+    for (int i = STREAMS - 1; i >= 0; i--) /* the newest first, each next to the one before */
         if (i != 3)
             close(fd[i]);
+    for (int n = 0, tries = 0; n < STREAMS && tries < 1000; tries++) { /* until all have their places again */
+        publish_document("{\"state\":\"training\"}");
+        fd[n] = follow();
+        cr_assert(read_until(fd[n], "\r\n\r\n"));
+        sscanf(reply, "HTTP/1.%*d %d", &code);
+        n += code == 200;
+        if (code != 200)
+            close(fd[n]);
+        cr_assert(n < STREAMS || tries < 999);
+    }
+    publish_document("{\"state\":\"paused\"}");
+    for (int i = 0; i < STREAMS; i++) {
+        reply[0] = '\0';
+        cr_expect(read_until(fd[i], "\"paused\""), "stream %d: %s", i, reply);
+        close(fd[i]);
+    }
+}
+
+Test(status, connections_that_have_ended_take_no_room)
+{
+    for (unsigned i = 0; i < PSD_CONNECTIONS_ROOM + 10; i++)
+        cr_assert_eq(get("/livez"), 200, "the one after %u", i);
+}
+
+Test(status, a_stream_stays_however_many_other_connections_come)
+{
+    int stream = follow(), other[PSD_CONNECTIONS_MOST + 10];
+    cr_assert(read_until(stream, "\"step\":42"), "%s", reply);
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++)
+        other[i] = dial();
+    cr_assert_eq(get("/livez"), 200);
+    publish_document("{\"state\":\"paused\"}");
+    reply[0] = '\0';
+    cr_expect(read_until(stream, "\"paused\""), "%s", reply);
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++)
+        close(other[i]);
+    close(stream);
 }
 
 Test(status, before_the_first_snapshot_it_says_so)
