@@ -95,6 +95,9 @@ Test(admission, another_users_id_is_refused_no_matter_who_holds_it, .init = setu
     cr_expect_eq(out.refusal, PSD_REFUSAL_WORKER);
     cr_expect_str_eq(out.why, "worker id 0 belongs to another user");
     cr_expect_eq(ask_as(ANOTHER, "host:2", 11, 0), PSD_ADMISSION_REFUSED, "nor with the nonce of its previous holder");
+    ask(13, PSD_MAX_WORKERS);
+    cr_assert_eq(ask_as(ANOTHER, "host:2", 14, PSD_MAX_WORKERS), PSD_ADMISSION_REFUSED);
+    cr_expect_eq(out.refusal, PSD_REFUSAL_WORKER, "the last one is like the others: %s", out.why);
 }
 
 Test(admission, no_worker_begins_before_all_servers_have_joined, .init = setup, .fini = teardown)

@@ -69,6 +69,10 @@ Test(registration, another_model_is_refused_and_the_tensor_is_named)
     cr_expect_str_eq(out.why,
                      "worker 1 registers another model: its tensor 1 is fc1.weight [9], the job's is fc1.weight [8]; give all "
                      "workers the same tensors, in the same order");
+    psd_inherited_t inherited[2] = { { .t = 7, .arrays = 1 }, { .t = 7, .arrays = 1 } };
+    list.inherited = inherited;
+    cr_expect_eq(judge(1, &list, "glyphs, batch 64"), PSD_REGISTRATION_REFUSED);
+    cr_expect_eq(out.refusal, PSD_REFUSAL_SHAPE, "its state belongs to that model: %s", out.why);
 }
 
 Test(registration, what_others_train_on_is_quoted_to_one_that_trains_on_something_else)
