@@ -352,7 +352,9 @@ Test(local, a_new_token_replaces_the_link_that_is_not_yet_up)
     psd_local_connect(client.local, server.name, token, PEER, NULL);
     psd_local_drop(client.local, PEER);
     UNTIL(server.broken);
-    cr_expect(client.up == 1 && client.broken == 2 && !psd_local_has(client.local, PEER), "it is not up any more");
+    for (int i = 0; i < 50; i++)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect(client.up == 1 && client.broken == 2 && !psd_local_has(client.local, PEER), "it never comes up");
 }
 
 Test(local, a_connection_without_a_listener_fails_at_once)
@@ -380,6 +382,8 @@ static psd_buf_t *lend(void)
     link_up();
     send_number(&server, 7, TALK, 0, lent);
     UNTIL(client.got);
+    cr_expect_eq(psd_local_held(client.local, PEER), 1 << 20);
+    cr_expect_eq(psd_local_held(client.local, PEER + 1), 0);
     return lent;
 }
 
@@ -431,11 +435,48 @@ Test(local, silent_strangers_make_room_when_they_leave)
     int fd[N], n = 0;
     while (n < N && (fd[n] = psd_handoff_connect(server.name, NULL)) >= 0)
         n++;
+    const int before = count_descriptors();
     for (int i = 0; i < 10; i++)
         uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_eq(count_descriptors(), before + 32, "so many are let in at a time");
     while (n)
         close(fd[--n]);
     link_up();
+}
+
+Test(local, one_that_is_silent_in_the_handshake_is_given_up_after_three_seconds_on_either_side)
+{
+    char name[PSD_HANDOFF_NAME];
+    const int listener = psd_handoff_listen(name, NULL), stranger = psd_handoff_connect(server.name, NULL);
+    const uint64_t begun = uv_hrtime();
+    cr_assert(listener >= 0 && stranger >= 0);
+    cr_assert_eq(psd_local_connect(client.local, name, token, PEER, NULL), PSD_OK);
+    UNTIL(client.broken && psd_local_counts(server.local)->refused);
+    cr_expect_geq(uv_hrtime() - begun, UINT64_C(2800000000));
+    cr_expect(client.broken == 1 && !client.bad && !client.up && !server.broken && !server.bad);
+    close(listener);
+    close(stranger);
+}
+
+Test(local, a_message_that_found_no_memory_is_sent_when_there_is_some_although_nothing_else_happens)
+{
+    static psd_buf_t *all[512];
+    size_t n = 0;
+    psd_buf_t *own = psd_buf_new(1 << 20);
+    memset(own->data, 1, own->n_bytes);
+    link_up();
+    while (n < 512 && (all[n] = psd_arena_new_buf(client.arena, 1 << 20)))
+        n++;
+    cr_assert(n > 0 && n < 512);
+    cr_assert_eq(send_number(&client, PEER, TALK, 0, own), PSD_OK);
+    for (int i = 0; i < 10; i++)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_eq(server.got, 0);
+    while (n)
+        psd_buf_unref(&all[--n]);
+    UNTIL(server.got);
+    cr_expect_eq(server.sum, 1 << 20);
+    psd_buf_unref(&own);
 }
 
 Test(local, without_a_free_descriptor_it_waits_and_then_lets_in)
@@ -568,6 +609,35 @@ Test(local, a_peer_that_lies_is_cut_off_with_a_sentence_and_counted)
         psd_segment_close(&liar.mine);
         cr_expect_eq(count_descriptors(), before);
     }
+}
+
+Test(local, to_a_peer_that_has_lied_nothing_is_sent_any_more_even_before_it_is_cut_off)
+{
+    liar_t liar;
+    let_liar_in(&liar);
+    give_back_nothing(&liar);
+    cr_expect_eq(send_number(&server, 7, TALK, 0, NULL), PSD_EUNAVAILABLE);
+    UNTIL(server.broken);
+    cr_expect(server.bad == 1 && psd_local_counts(server.local)->lies == 1);
+    close(liar.fd);
+    psd_segment_close(&liar.mine);
+}
+
+Test(local, what_was_lent_to_a_dropped_peer_stays_until_that_has_closed_whatever_it_says)
+{
+    liar_t liar;
+    psd_buf_t *lent = psd_arena_new_buf(server.arena, 1 << 20);
+    let_liar_in(&liar);
+    cr_assert_eq(send_number(&server, 7, TALK, 0, lent), PSD_OK);
+    psd_local_drop(server.local, 7);
+    wake(&liar);
+    for (int i = 0; i < 20; i++)
+        uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_not(psd_buf_is_unique(lent));
+    close(liar.fd);
+    UNTIL(psd_buf_is_unique(lent));
+    psd_segment_close(&liar.mine);
+    psd_buf_unref(&lent);
 }
 
 Test(local, endless_wakes_do_not_keep_other_work_waiting)

@@ -277,6 +277,8 @@ Test(setup, rows_for_a_model_that_knows_its_columns_have_their_names_and_roles)
     cr_assert_not_null(setup_of.train->encoding, "it goes on into the next model");
     cr_expect_str_eq(setup_of.train->encoding->column[0].name, "city");
     load(WARM "--data-label-column=0");
+    expect_refused(WARM "--data-header=false --data-label-column=0", PSD_ECONFIG,
+                   "--data-label-column: data.label_column is 0, but the model in w.safetensors was trained with y" CURE);
     expect_refused(WARM "--data-label-column=age", PSD_ECONFIG,
                    "--data-label-column: data.label_column is age, but the model in w.safetensors was trained with y" CURE);
     expect_refused(WARM "--data-drop=age", PSD_ECONFIG,
