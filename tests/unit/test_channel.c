@@ -113,6 +113,15 @@ Test(channel, any_other_payload_is_copied_at_once)
     cr_expect_eq(psd_arena_used(far_arena), 0);
     psd_buf_unref(&buf);
     psd_buf_unref(&odd);
+    buf = filled(far_arena, 100000, 5); /* in the arena, but no floats can begin there */
+    odd = psd_buf_borrow((char *)buf->data + 1, 50000);
+    psd_channel_send(far, "h", 1, odd);
+    cr_expect(psd_buf_is_unique(odd));
+    cr_assert_eq(psd_channel_receive(near, &post, &payload, &err), 1, "%s", err.text);
+    cr_expect(((char *)payload->data)[49999] == 5 && (uintptr_t)payload->data % 64 == 0);
+    psd_buf_unref(&payload);
+    psd_buf_unref(&odd);
+    psd_buf_unref(&buf);
 }
 
 Test(channel, a_small_payload_is_the_receivers_own_and_an_empty_one_is_none)
@@ -176,6 +185,71 @@ Test(channel, a_peer_that_holds_all_tickets_gets_another_when_it_returns_one)
     psd_channel_tend(far, &err);
     psd_buf_unref(&buf);
     cr_expect_eq(psd_arena_used(far_arena), 0);
+}
+
+/* Whether the near end has woken the far one since the last time. */
+static bool is_woken(void)
+{
+    char packet;
+    return recv(liar_fd, &packet, 1, MSG_DONTWAIT) == 1;
+}
+
+static void receive_number(int number)
+{
+    int got;
+    cr_assert_eq(psd_channel_receive(near, &post, &payload, &err), 1, "%s", err.text);
+    memcpy(&got, post.header, sizeof got);
+    cr_assert_eq(got, number);
+    psd_buf_unref(&payload);
+}
+
+Test(channel, a_sender_that_sleeps_while_messages_wait_is_woken_when_there_is_room_and_sends_them_before_later_ones)
+{
+    enum { N = PSD_BOARD_SLOTS + 2 };
+    for (int i = 0; i < N; i++)
+        cr_assert_eq(psd_channel_send(far, &i, sizeof i, NULL), PSD_OK);
+    psd_channel_sleep(far);
+    cr_expect_not(is_woken());
+    receive_number(0);
+    cr_expect(is_woken());
+    psd_channel_rise(far);
+    cr_assert_eq(psd_channel_send(far, &(int){ N }, sizeof(int), NULL), PSD_OK);
+    for (int i = 1; i <= N; i++) {
+        receive_number(i);
+        cr_assert_eq(psd_channel_tend(far, &err), PSD_OK);
+    }
+    cr_assert_eq(psd_channel_send(far, &(int){ 7 }, sizeof(int), NULL), PSD_OK);
+    while (is_woken())
+        ;
+    psd_channel_sleep(far);
+    receive_number(7);
+    cr_expect_not(is_woken(), "nothing waits any more");
+}
+
+Test(channel, a_sender_that_sleeps_without_a_ticket_is_woken_when_one_comes_back)
+{
+    static psd_buf_t *held[PSD_BOARD_TICKETS];
+    psd_buf_t *buf = filled(far_arena, PSD_CHANNEL_SMALL + 4, 1);
+    int n = 0;
+    for (int i = 0; i <= PSD_BOARD_TICKETS; i++)
+        cr_assert_eq(psd_channel_send(far, "h", 1, buf), PSD_OK);
+    while (psd_channel_tend(far, &err) == PSD_OK && psd_channel_receive(near, &post, &payload, &err) == 1)
+        held[n++] = payload;
+    while (is_woken())
+        ;
+    psd_channel_sleep(far);
+    psd_buf_unref(&held[5]);
+    cr_expect(is_woken());
+    for (int i = 0; i < n; i++)
+        psd_buf_unref(&held[i]);
+    psd_buf_unref(&buf);
+}
+
+Test(channel, only_so_many_messages_wait)
+{
+    for (int i = 0; i < PSD_BOARD_SLOTS + PSD_CHANNEL_BACKLOG; i++)
+        cr_assert_eq(psd_channel_send(far, "h", 1, NULL), PSD_OK);
+    cr_expect_eq(psd_channel_send(far, "h", 1, NULL), PSD_EAGAIN);
 }
 
 Test(channel, an_arena_without_room_starves_its_messages_until_there_is_some)
@@ -274,7 +348,14 @@ Test(channel, one_that_has_parted_leaves_what_it_has_lent_until_its_peer_has_clo
     cr_expect_not(psd_channel_part(far), "nothing is lent");
     psd_channel_send(far, "h", 1, buf);
     cr_assert_eq(psd_channel_receive(near, &post, &payload, &err), 1);
+    psd_buf_t *late = filled(far_arena, 1 << 20, 2);
+    for (int i = 0; i < PSD_BOARD_SLOTS; i++)
+        psd_channel_send(far, "h", 1, NULL);
+    psd_channel_send(far, "h", 1, late);
+    cr_expect_not(psd_buf_is_unique(late), "it waits");
     cr_expect(psd_channel_part(far));
+    cr_expect(psd_buf_is_unique(late), "and is not sent any more");
+    psd_buf_unref(&late);
     cr_expect_eq(psd_channel_listen(near, &err), PSD_EUNAVAILABLE, "the peer learns of it");
     cr_expect_not(psd_channel_has_ended(far));
     cr_expect_not(psd_buf_is_unique(buf));

@@ -107,8 +107,11 @@ Test(score, chance_is_what_one_answer_for_all_scores)
     cr_expect_float_eq(psd_metric_find("mse")->chance(&numbers), (4 + 1 + 0 + 9) / 4.0, 1e-12);
     cr_expect_float_eq(psd_metric_find("mae")->chance(&numbers), (1 + 0 + 1 + 4) / 4.0, 1e-12, "around the median, 2");
     cr_expect_eq(psd_metric_find("r2")->chance(&numbers), 0);
-    psd_dataset_t weighted = { .n_rows = 3, .kind = PSD_LABEL_TARGET, .label = (float[]){ 1, 2, 4 }, .weight = (float[]){ 5, 1, 1 } };
-    cr_expect_float_eq(psd_metric_find("mae")->chance(&weighted), (0 + 1 + 3) / 7.0, 1e-12, "around 1, which has most of the weight");
+    psd_dataset_t weighted = {
+        .n_rows = 3, .kind = PSD_LABEL_TARGET, .label = (float[]){ 1, 2, 4 }, .weight = (float[]){ 5, 1, 1 }
+    };
+    cr_expect_float_eq(psd_metric_find("mae")->chance(&weighted), (0 + 1 + 3) / 7.0, 1e-12,
+                       "around 1, which has most of the weight");
 }
 
 Test(score, chance_is_that_of_the_classes_that_training_knows)
