@@ -130,10 +130,44 @@ static int wait_for_code(pid_t pid)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+/* The last line of worker 0's log has the numbers of its summary, in the run of this name. */
+static void expect_result_line(const char *name, const char *outcome)
+{
+    char path[160], text[1 << 16], wanted[600];
+    snprintf(path, sizeof path, "%s/%s/summary.json", directory, name);
+    json_t *summary = json_load_file(path, 0, NULL);
+    cr_assert_not_null(summary, "%s", path);
+    const json_t *metric = json_object_get(summary, "last_metric"), *loss = json_object_get(summary, "last_loss");
+    size_t n = (size_t)snprintf(
+        wanted, sizeof wanted, "\n%s run=%s steps=%lld epochs=%.6g samples=%lld seconds=%.3f", outcome,
+        json_string_value(json_object_get(summary, "run")), (long long)json_integer_value(json_object_get(summary, "steps")),
+        json_number_value(json_object_get(summary, "epochs")), (long long)json_integer_value(json_object_get(summary, "samples")),
+        json_number_value(json_object_get(summary, "wall_time_s")));
+    if (json_is_number(loss))
+        n += (size_t)snprintf(wanted + n, sizeof wanted - n, " train_loss=%.6g", json_number_value(loss));
+    if (json_is_number(metric))
+        n += (size_t)snprintf(wanted + n, sizeof wanted - n, " val_%s=%.6g", json_string_value(json_object_get(summary, "metric")),
+                              json_number_value(metric));
+    static const char *const hashes[] = { "sha256", "sha256_slow" };
+    for (size_t i = 0; i < 2; i++)
+        if (json_is_string(json_object_get(summary, hashes[i])))
+            n += (size_t)snprintf(wanted + n, sizeof wanted - n, " %s=%s", hashes[i],
+                                  json_string_value(json_object_get(summary, hashes[i])));
+    snprintf(wanted + n, sizeof wanted - n, " rank=%lld\n", (long long)json_integer_value(json_object_get(summary, "rank")));
+    json_decref(summary);
+    snprintf(path, sizeof path, "%s/%s/logs/worker-0.log", directory, name);
+    FILE *file = fopen(path, "r");
+    cr_assert_not_null(file, "%s", path);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    cr_expect_not_null(strstr(text, wanted), "no%s in:\n%s", wanted, text);
+}
+
 Test(run, a_job_trains_to_its_end_and_leaves_its_files)
 {
     char path[128];
-    cr_assert_eq(run_linear("a", ""), 0, "%s", output);
+    cr_assert_eq(run_linear("a", "--optimizer='lookahead(sgd(lr=0.1))'"), 0, "%s", output);
+    expect_result_line("a", "done");
     cr_assert_not_null(strstr(output, "status http://127.0.0.1:"));
     cr_assert_not_null(strstr(output, "linear: done\n"));
     cr_assert_not_null(strstr(output, "  steps         200\n"));
@@ -501,6 +535,7 @@ Test(run, a_worker_that_a_server_dismissed_before_it_died_is_needed_again)
 Test(run, a_target_that_is_not_met_fails_the_job)
 {
     cr_assert_eq(run_linear("target", "--stop-target=0.000001 --stop-steps=5"), 1, "%s", output);
+    expect_result_line("target", "failed");
 }
 
 Test(run, sigint_ends_the_round_and_gives_75)
@@ -509,6 +544,7 @@ Test(run, sigint_ends_the_round_and_gives_75)
     kill(pid, SIGINT);
     cr_assert_eq(wait_for_code(pid), 75);
     cr_assert(wait_for_processes(0));
+    expect_result_line("long", "stopped");
 }
 
 Test(run, the_children_die_with_psdctl)

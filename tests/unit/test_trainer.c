@@ -594,7 +594,9 @@ Test(trainer, the_time_left_is_that_of_the_rounds_of_all_steps_that_are_left)
     server.first_takes = 0.02;
     config.stop_epochs = 0;
     config.stop_steps = 10;
+    const double begun = seconds();
     cr_assert_eq(psd_trainer_run(&config, &result, &err), PSD_OK, "%s", err.text);
+    cr_expect_leq(n_left, 3 + seconds() - begun, "after the first round and the last, and each second");
     cr_expect_eq(rows, ROWS);
     cr_assert_geq(n_left, 2);
     cr_expect_geq(left_s[0], 40 * 0.02, "after one of the 40 rounds, no step is made; it is %g", left_s[0]);
