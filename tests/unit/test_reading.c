@@ -478,13 +478,16 @@ Test(reading, a_server_is_asked_for_four_mib_at_once_and_for_more_when_half_of_t
     pass(50);
     cr_expect_eq(parts_asked_of(0), 0xf, "none has come: all four may be lost");
     cr_expect_eq(parts_asked_of(1), 0xf);
+    tell_snapshot(seq, RUN, 6);
+    cr_expect_eq(parts_asked_of(0), 0xf, "of another snapshot none is on its way");
+    cr_expect_eq(parts_asked_of(1), 0xf);
     /* By each part that comes, the parts that are then asked for; the first was not asked for. */
     static const struct {
         uint32_t part;
         unsigned then;
     } come[] = { { 7, 0 }, { 0, 0 }, { 2, 0x30 }, { 1, 0 }, { 4, 0x40 }, { 3, 0 } };
     psd_msg_t msg = message(PSD_MSG_VALUES, seq);
-    msg.clock = 5;
+    msg.clock = 6;
     msg.parts = PARTS;
     msg.n_elements = PART;
     msg.dtype = msg.codec = 1;

@@ -602,6 +602,19 @@ Test(session, weights_come_in_the_code_of_the_job_or_as_they_are_and_in_no_other
     cr_expect(weights[0] == 3 && weights[1] == 0.5f);
     cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
     msg.clock = 6;
+    msg.checksum = psd_crc32c(code, 2);
+    say(&msg, code, 2);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_FAILED, "it is too short");
+    cr_expect_eq(psd_session_error(session)->code, PSD_EPROTO);
+    cr_expect_eq(strncmp(psd_session_error(session)->text,
+                         "server 0 sent part 0 of its weights in a code that is not this job's, bf16: ", 76),
+                 0, "%s", psd_session_error(session)->text);
+    teardown();
+    now = 1000;
+    setup();
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    msg.clock = 5;
+    msg.checksum = psd_crc32c(code, 4);
     msg.codec = psd_coding_number(&codings.push);
     say(&msg, code, 4);
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_FAILED);
@@ -1111,6 +1124,19 @@ Test(session, between_pushes_a_server_is_asked_for_a_sign_of_life_after_each_meb
     alive.parts = 8;
     say(&alive, &(uint8_t[]){ 0xf0 }, 1);
     cr_expect_null(sent(PSD_MSG_PUSH), "those behind the probe were on their way");
+    psd_msg_t same = message(PSD_MSG_WEIGHTS, RUN);
+    same.clock = 1;
+    same.parts = 8;
+    same.world = 1;
+    say(&same, NULL, 0);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_session_exchange(session, now, (const float *const[]){ g, g + HALF }, 10, 1, &err), PSD_OK);
+    for (unsigned n = 4; n <= 8; n += 4) {
+        psd_session_pump(session, &out);
+        cr_expect_eq(count_sent(PSD_MSG_PUSH), n);
+        cr_expect_eq(count_sent(PSD_MSG_PROBE), 1, "each exchange is counted from its beginning");
+    }
 }
 
 Test(session, while_tensors_are_missing_another_run_of_the_servers_changes_nothing, .init = setup_two, .fini = teardown)
@@ -1551,6 +1577,12 @@ Test(session, the_reason_of_server_0_is_said_once_however_many_servers_are_waite
     cr_assert_eq(psd_session_exchange(session, now, of, 10, 1, &err), PSD_OK);
     psd_session_describe_wait(session, text, sizeof text);
     cr_expect_str_eq(text, "1 of 1 parts of server 0 (clock 1), 1 of 1 parts of server 1 (clock 1)");
+    char little[100];
+    memset(little, '#', sizeof little);
+    psd_session_describe_wait(session, little, 10);
+    cr_expect_str_eq(little, "1 of 1 pa", "as far as there is room");
+    for (size_t i = 10; i < sizeof little; i++)
+        cr_expect_eq(little[i], '#');
     psd_msg_t beat = message(PSD_MSG_HEARTBEAT, RUN);
     snprintf(beat.text, sizeof beat.text, "pushes of workers 1 (round 1)");
     say(&beat, NULL, 0);
@@ -1949,6 +1981,44 @@ Test(session, a_part_in_which_a_tensor_has_no_gradient_says_which_ones_have, .fi
     cr_expect_eq(((const uint8_t *)pushed()->data)[sizeof want], 5, "the first and the third");
 }
 
+Test(session, so_does_a_part_of_more_tensors_than_a_byte_has_bits, .fini = teardown)
+{
+    enum { N = 12 };
+    psd_tensor_desc_t tensor[N];
+    static float w[N], g[N];
+    float *data[N];
+    const float *of[N];
+    for (uint32_t i = 0; i < N; i++) {
+        tensor[i] = (psd_tensor_desc_t){ .n_elements = 1 };
+        snprintf(tensor[i].name, sizeof tensor[i].name, "t%u", i);
+        data[i] = &w[i];
+        g[i] = (float)(i + 1);
+        of[i] = i == 0 || i == 10 ? NULL : &g[i];
+    }
+    session =
+        psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .read_groups = psd_groups_parse });
+    pass(0);
+    welcome(RUN, NONCE);
+    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = N, .tensor = tensor }, data, &out, &err), PSD_OK);
+    psd_msg_t msg = message(PSD_MSG_WEIGHTS, RUN);
+    msg.parts = msg.world = 1;
+    msg.n_elements = N;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = PSD_CODEC_F32;
+    msg.proven = true;
+    say(&msg, w, sizeof w);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_session_exchange(session, now, of, 1, 0, &err), PSD_OK);
+    psd_session_pump(session, &out);
+    cr_assert_not_null(pushed());
+    cr_expect_eq(sent(PSD_MSG_PUSH)->chunks, N);
+    cr_assert_eq(pushed()->n_bytes, sizeof g + 2);
+    g[0] = g[10] = 0;
+    cr_expect_arr_eq(pushed()->data, g, sizeof g);
+    cr_expect_arr_eq((const uint8_t *)pushed()->data + sizeof g, ((const uint8_t[]){ 0xfe, 0x0b }), 2);
+}
+
 static size_t n_asked, n_refused; /* bytes of buffers that the transport was asked for; and how often it had none */
 static psd_buf_t *lent;
 
@@ -1956,7 +2026,11 @@ static psd_buf_t *lend(void *arg, size_t n_bytes)
 {
     cr_expect_eq(arg, &session);
     n_asked = n_bytes;
-    return n_refused++ ? NULL : (lent = psd_buf_new(n_bytes));
+    if (n_refused++)
+        return NULL;
+    lent = psd_buf_new(n_bytes);
+    memset(lent->data, 0xff, n_bytes); /* what was sent before */
+    return lent;
 }
 
 Test(session, what_is_gathered_lies_in_the_transports_buffers_as_long_as_it_has_some, .fini = teardown)
@@ -2079,19 +2153,25 @@ static void expect_windows(psd_kind_t asks, psd_kind_t gives)
     cr_assert_not_null(sent_with(asks));
     cr_expect_eq(*(const uint8_t *)sent_with(asks)->data, 0x0F, "the first four");
     const uint64_t pull = sent(asks)->seq;
+    psd_msg_t progress = message(PSD_MSG_PROGRESS, RUN);
+    progress.parts = MANY;
+    for (int i = 0; i < 30 && !sent(PSD_MSG_PROBE); i++)
+        pass(50);
+    cr_assert_not_null(sent(PSD_MSG_PROBE));
+    progress.seq = sent(PSD_MSG_PROBE)->seq;
     send_many(gives, 0, 0, pull, 0);
     cr_expect_null(sent(asks), "more than half a window is on its way");
     send_many(gives, 0, 0, pull, 1);
     cr_assert_not_null(sent_with(asks));
     cr_expect_eq(*(const uint8_t *)sent_with(asks)->data, 0x30, "the others");
+    say(&progress, &(uint8_t[]){ 0 }, 1);
+    cr_expect_eq(out.n, 0, "that probe left before the second request");
     send_many(gives, 0, 0, pull, 5);
     /* The answer to a later probe shows that the third to fifth are lost. */
     for (int i = 0; i < 30 && !sent(PSD_MSG_PROBE); i++)
         pass(50);
     cr_assert_not_null(sent(PSD_MSG_PROBE));
-    psd_msg_t progress = message(PSD_MSG_PROGRESS, RUN);
     progress.seq = sent(PSD_MSG_PROBE)->seq;
-    progress.parts = MANY;
     say(&progress, &(uint8_t[]){ 0 }, 1);
     cr_assert_not_null(sent_with(asks));
     cr_expect_eq(*(const uint8_t *)sent_with(asks)->data, 0x1C);
@@ -2123,6 +2203,9 @@ Test(session, a_worker_that_is_shut_out_fails_with_the_reason, .init = setup, .f
     cr_assert_eq(psd_session_phase(session), PSD_PHASE_FAILED);
     cr_expect_eq(psd_session_error(session)->code, PSD_EAUTH);
     cr_expect_str_eq(psd_session_error(session)->text, "its key is on no list");
+    psd_session_other_protocol(session, PSD_PEER_SERVER, PSD_PROTOCOL + 1);
+    psd_session_shut_out(session, "it is another reason");
+    cr_expect_str_eq(psd_session_error(session)->text, "its key is on no list", "the first reason is the one that is told");
 }
 
 Test(session, whoever_has_not_joined_reports_nothing_and_leaves_at_once, .fini = teardown)
@@ -2277,7 +2360,7 @@ Test(session, a_hello_says_whose_it_is_for_which_job_and_place_and_is_repeated_u
 /* The events of tests/golden/transcripts/session_*.txt; the numbers that every message has are filled in:
  *
  *   job FIELD=VALUE ...          the job that the servers welcome to, and a new session
- *   cluster servers=N at=HOST    in the next run there are other servers
+ *   cluster servers=N at=HOST    in the next run there are other servers, or another rule
  *   from=N KIND FIELD=VALUE ...  server N says so: a part has `values`, a bitmap `bits`
  *   pass MS                      time, with a tick each 50 ms
  *   stop MS                      time in which this process is suspended
@@ -2304,6 +2387,8 @@ static void begin_cluster(const char *event)
     played.n_servers = (uint32_t)transcript_number(event, "servers", 1);
     for (uint32_t s = 0; s < played.n_servers; s++)
         snprintf(played.endpoint[s], sizeof played.endpoint[s], "tcp://%s:%u", transcript_text(event, "at"), s + 1);
+    if (*transcript_text(event, "rule"))
+        snprintf(played.settings.optimizer, sizeof played.settings.optimizer, "%s", transcript_text(event, "rule"));
 }
 
 static void begin_job(const char *event)
@@ -2326,7 +2411,8 @@ static void begin_job(const char *event)
                                .saves_residuals = transcript_number(event, "saves_residuals", 0) != 0,
                                .part_elements = (uint32_t)transcript_number(event, "part_elements", 4) };
     snprintf(s->mode, sizeof s->mode, "%s", in_asp ? "asp" : "bsp");
-    snprintf(s->optimizer, sizeof s->optimizer, "sgd");
+    const char *of = transcript_text(event, "rule");
+    snprintf(s->optimizer, sizeof s->optimizer, "%s", *of ? of : "sgd");
     s->clip_value = transcript_number(event, "clip_value", 0);
     snprintf(s->groups, sizeof s->groups, "%s", transcript_text(event, "groups"));
     const char *code = transcript_text(event, "push");
