@@ -38,7 +38,9 @@ static char line_said[600];
 static int level_said;
 static atomic_bool was_said;
 static uint64_t lease_ms = 60000; /* of the job */
-static const char *other = "";    /* the address of its second server; "": it has one */
+static uint64_t patience_ms = 60000;
+static uint64_t registers[2];  /* to server 0, at either address */
+static const char *other = ""; /* the address of its second server; "": it has one */
 static psd_handover_t *handover;
 static psd_views_t *views;
 static psd_driver_t *driver;
@@ -67,6 +69,7 @@ static void on_heard(fake_server_t *from, const psd_msg_t *msg, psd_buf_t *body)
     psd_msg_t answer = { .kind = PSD_MSG_REFUSED, .code = PSD_REFUSAL_JOB, .text = "another job" };
     (void)body;
     hellos[from - server] += msg->kind == PSD_MSG_HELLO;
+    registers[from - server] += msg->kind == PSD_MSG_REGISTER || (msg->kind == PSD_MSG_ATTACH && !msg->shard);
     if (msg->kind == PSD_MSG_HELLO)
         nonce[from - server] = msg->seq;
     if (msg->kind == PSD_MSG_ATTACH && msg->shard == 1) {
@@ -157,7 +160,7 @@ static void start(char *join)
                              .job = job,
                              .name = name,
                              .recipe = recipe,
-                             .patience_ms = 60000,
+                             .patience_ms = patience_ms,
                              .log = on_line };
     driver = psd_driver_start(&(psd_driver_config_t){ .caller = &caller, .handover = handover, .views = views }, &err);
 }
@@ -193,11 +196,13 @@ Test(driver, a_refusal_by_the_wrong_server_is_not_the_end)
 {
     psd_handover_state_t state;
     refuses = true;
+    awaited = "join.refused";
     name_server(0);
     start("");
     cr_assert_not_null(driver, "%s", err.text);
-    while (!was_refused) /* then nothing else wakes this loop */
+    while (!was_refused || !was_said) /* then nothing else wakes this loop */
         uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_eq(level_said, PSD_LEVEL_WARN, "%s", line_said);
     name_server(1);
     refuses = false;
     await_hello(1);
@@ -608,4 +613,38 @@ Test(driver, what_was_asked_for_before_the_end_is_still_done_and_sent)
         uv_run(&loop, UV_RUN_NOWAIT);
     cr_expect_eq(n_leaves, 1);
     cr_expect_eq(leaves[0], 1);
+}
+
+Test(driver, a_worker_that_has_joined_goes_on_where_the_file_says_that_server_0_is_now)
+{
+    welcomes = 9;
+    name_server(0);
+    start("");
+    cr_assert_not_null(driver, "%s", err.text);
+    await_joined_again(0);
+    register_model();
+    while (!registers[0])
+        uv_run(&loop, UV_RUN_NOWAIT);
+    name_server(1);
+    while (!registers[1])
+        uv_run(&loop, UV_RUN_NOWAIT);
+    cr_expect_eq(hellos[1], 0, "it is still the same worker");
+    cr_expect_str_eq(look().join, server[1].at);
+    cr_expect_eq(look().phase, PSD_PHASE_REGISTERING);
+}
+
+Test(driver, a_server_that_stays_lost_is_given_up_when_the_patience_is_over)
+{
+    char words[200];
+    welcomes = 9;
+    lease_ms = 600;
+    patience_ms = 2000;
+    start(server[0].at);
+    cr_assert_not_null(driver, "%s", err.text);
+    await_joined_again(0);
+    while (look().phase != PSD_PHASE_FAILED)
+        uv_run(&loop, UV_RUN_NOWAIT); /* heartbeats are not answered */
+    cr_expect_eq(look().failure.code, PSD_EUNAVAILABLE);
+    snprintf(words, sizeof words, "gave up waiting for server 0 at %s, silent for ", server[0].at);
+    cr_expect_eq(strncmp(look().failure.text, words, strlen(words)), 0, "%s", look().failure.text);
 }
