@@ -413,3 +413,36 @@ Test(setup, the_model_is_made_as_the_options_say_and_what_it_cannot_be_is_refuse
     cr_assert_eq(psd_setup_load_anew(&setup_of, options, &err), PSD_OK, "%s", err.text);
     cr_expect_neq(psd_model_params(setup_of.model)[1].data[2], 3);
 }
+
+/* Keep `n` images of two pixels, and their labels. */
+static void write_images(const char *images, const char *labels, const char *label, int n)
+{
+    FILE *file = fopen(images, "wb");
+    fwrite((char[]){ 0, 0, 8, 3, 0, 0, 0, (char)n, 0, 0, 0, 1, 0, 0, 0, 2 }, 1, 16, file);
+    for (int i = 0; i < 2 * n; i++)
+        fputc(40 * i + n, file);
+    cr_assert_eq(fclose(file), 0);
+    file = fopen(labels, "wb");
+    fwrite((char[]){ 0, 0, 8, 1, 0, 0, 0, (char)n }, 1, 8, file);
+    fwrite(label, 1, (size_t)n, file);
+    cr_assert_eq(fclose(file), 0);
+}
+
+Test(setup, labels_in_another_file_are_those_of_their_own_set)
+{
+    psd_dataset_t *rows = NULL;
+    write_images("train.idx", "train-labels.idx", (char[]){ 0, 1, 0 }, 3);
+    write_images("test.idx", "test-labels.idx", (char[]){ 1, 1 }, 2);
+    load("--data-train=idx:train.idx --data-labels=train-labels.idx --data-test=idx:test.idx --data-test-labels=test-labels.idx "
+         "--data-label-column= --model-kind=softmax");
+    cr_assert(setup_of.train->n_rows == 3 && setup_of.test->n_rows == 2);
+    cr_expect(setup_of.train->label[0] < 1 && setup_of.train->label[1] > 0 && setup_of.train->label[2] < 1);
+    cr_expect(setup_of.test->label[0] > 0 && setup_of.test->label[1] > 0);
+    cr_assert_eq(psd_setup_rows(&rows, options, "idx:test.idx", setup_of.train, &err), PSD_OK, "%s", err.text);
+    cr_expect(!rows->unlabelled && rows->label[0] > 0);
+    psd_dataset_destroy(&rows);
+    cr_assert_eq(psd_setup_rows(&rows, options, "idx:train.idx", setup_of.train, &err), PSD_OK, "%s", err.text);
+    cr_expect(rows->unlabelled, "the test set's labels are not theirs");
+    psd_dataset_destroy(&rows);
+    unlink("train.idx"), unlink("train-labels.idx"), unlink("test.idx"), unlink("test-labels.idx");
+}
