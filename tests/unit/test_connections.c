@@ -90,6 +90,16 @@ Test(connections, one_that_is_being_answered_is_closed_without_another_answer)
     expect_open(1, n - 1);
 }
 
+Test(connections, of_those_that_have_asked_the_one_that_did_so_first_is_sent_away)
+{
+    fill();
+    for (unsigned i = n; i-- > 0;)
+        psd_connections_ask(&table, at[i]);
+    come();
+    cr_expect_not_null(sent_away(PSD_CONNECTIONS_MOST - 1));
+    expect_open(0, PSD_CONNECTIONS_MOST - 2);
+}
+
 Test(connections, those_that_stay_do_not_count_and_are_not_sent_away)
 {
     fill();

@@ -150,3 +150,35 @@ Test(saver, a_run_that_begins_anew_makes_the_files_of_the_one_before_again)
     psd_saver_order(&saver, 7, false);
     cr_expect(psd_saver_may_begin(&saver, 7));
 }
+
+Test(saver, the_file_ends_when_the_residuals_are_there_too)
+{
+    static const uint32_t of[] = { 9 };
+    const psd_save_point_t point = {
+        .clock = 7, .applied = &(psd_member_t){ .worker = 9 }, .n_applied = 1, .residual_of = of, .n_residuals = 1
+    };
+    psd_saver_order(&saver, 7, false);
+    cr_assert(psd_saver_may_begin(&saver, 7));
+    psd_saver_begin(&saver, &point, &out);
+    psd_saver_begun(&saver);
+    psd_saver_go_on(&saver, shard, busy, &out);
+    for (uint32_t p = 0; p < PARTS; p++) {
+        psd_saver_part_saved(&saver, shard, p);
+        psd_saver_go_on(&saver, shard, busy, &out);
+    }
+    cr_expect(asked(PSD_ACT_SAVE_PART, PARTS - 1) && !psd_saver_is_writing(&saver));
+    cr_expect(saver.point.n_residuals == 1 && saver.point.residual_of[0] == 9, "copied");
+    psd_saver_has_residuals(&saver, shard, busy, &out);
+    cr_expect(asked(PSD_ACT_SAVE_END, 0));
+}
+
+Test(saver, a_chunk_is_kept_for_the_writer_by_a_step_and_not_by_a_pass_that_only_measures)
+{
+    begin(7);
+    psd_work_t *work = work_on(2);
+    work->n_gradients = 0;
+    cr_expect(psd_saver_may_step(&saver, shard, work) && !work->preserve);
+    work->onto = true; /* of pushes that were added up before */
+    cr_expect(psd_saver_may_step(&saver, shard, work) && work->preserve);
+    work->onto = false;
+}
