@@ -56,6 +56,10 @@ Test(totals, sums_of_each_tensor_have_the_same_bits_for_any_number_of_servers_in
         if (servers == 1)
             memcpy(want, totals.total, sizeof want);
         cr_expect_eq(memcmp(want, totals.total, sizeof want), 0, "%u servers", servers);
+        psd_totals_await(&totals);
+        for (uint32_t s = 0; s < servers; s++)
+            cr_expect_eq(tell(s, 0, SUMS, &n), s + 1 == servers);
+        cr_expect_eq(memcmp(want, totals.total, sizeof want), 0, "those of the next step are its own, %u servers", servers);
         cr_expect_not(psd_totals_is_awaiting(&totals));
         psd_totals_clear(&totals);
     }
