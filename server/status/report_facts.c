@@ -14,7 +14,7 @@ double psd_report_apply_p99(const psd_report_t *self)
     unsigned n = self->n_apply < 256 ? self->n_apply : 256;
     memcpy(sorted, self->apply_s, n * sizeof *sorted);
     qsort(sorted, n, sizeof *sorted, by_size);
-    return n ? sorted[(n * 99) / 100 < n ? (n * 99) / 100 : n - 1] : 0;
+    return n ? sorted[n * 99 / 100] : 0;
 }
 
 double psd_report_unix_time(void)
