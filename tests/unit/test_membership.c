@@ -108,6 +108,9 @@ Test(membership, a_worker_is_found_by_its_id_or_name_while_it_is_here, .init = s
     snprintf(members->row[1].name, sizeof members->row[1].name, "b");
     cr_expect_eq(psd_membership_find(members, "1"), &members->row[1]);
     cr_expect_eq(psd_membership_find(members, "b"), &members->row[1]);
+    snprintf(members->row[2].name, sizeof members->row[2].name, "host:12");
+    cr_expect_null(psd_membership_find(members, "host:1"), "that is another one");
+    cr_expect_null(psd_membership_find(members, "01"));
     leave(1, PSD_WORKER_LOST, false);
     cr_expect_null(psd_membership_find(members, "b"));
     cr_expect(psd_membership_has_any(members));
