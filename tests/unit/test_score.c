@@ -59,21 +59,24 @@ Test(score, numbers_have_mse_mae_and_r2_by_weight)
 Test(score, two_outputs_order_rows_by_their_difference)
 {
     const psd_dataset_t set = { .n_rows = 3, .n_classes = 2, .label = (float[]){ 0, 1, 1 } };
-    static const float z[][2] = { { 5, 6 }, { 1, 4 }, { 9, 8 } }; /* differences 1, 3 and -1 */
+    static const float z[][2] = { { 5, 6 }, { 1, 4 }, { 3, 5 } }; /* differences 1, 3 and 2 */
     psd_scorer_t *self = psd_scorer_new(&set);
     for (size_t i = 0; i < 3; i++)
         psd_scorer_add(self, 0, 1, z[i], 2);
     const psd_score_t s = psd_scorer_end(self, psd_metric_find("accuracy"));
     psd_scorer_destroy(&self);
-    cr_expect_float_eq(value(&s, "auc"), 0.5, 1e-12, "of row 0, row 1 is above and row 2 below");
+    cr_expect_eq(value(&s, "auc"), 1, "rows 1 and 2 are above row 0");
     cr_expect_eq(s.metric, 1);
 }
 
 Test(score, numbers_that_are_large_and_close_have_the_r2_of_their_differences)
 {
-    const psd_dataset_t set = { .n_rows = 3, .kind = PSD_LABEL_TARGET, .label = (float[]){ 1e7f, 1e7f + 1, 1e7f + 2 } };
-    const psd_score_t s = of(&set, (double[]){ 0, 0, 0 }, (double[]){ 1, 0.25, 0.25 }, (float[]){ 1e7f, 1e7f, 1e7f });
-    cr_expect_float_eq(value(&s, "r2"), 1 - 1.5 / 2, 1e-12);
+    enum { STEP = 128 }; /* the next float of 1.6e9; the squares of these numbers are no doubles */
+    const psd_dataset_t set = { .n_rows = 3,
+                                .kind = PSD_LABEL_TARGET,
+                                .label = (float[]){ 1.6e9f, 1.6e9f + STEP, 1.6e9f + 2 * STEP } };
+    const psd_score_t s = of(&set, (double[]){ 0, 0, 0 }, (double[]){ STEP * STEP, 0, 0 }, (float[]){ 1.6e9f, 1.6e9f, 1.6e9f });
+    cr_expect_float_eq(value(&s, "r2"), 1 - 1 / 2.0, 1e-12);
 }
 
 Test(score, many_classes_have_no_auc_and_one_class_has_none_either)
