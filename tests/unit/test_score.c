@@ -71,12 +71,12 @@ Test(score, two_outputs_order_rows_by_their_difference)
 
 Test(score, numbers_that_are_large_and_close_have_the_r2_of_their_differences)
 {
-    enum { STEP = 128 }; /* the next float of 1.6e9; the squares of these numbers are no doubles */
+    enum { STEP = 128 }; /* the next float of 1.6e9: the squares of sums of these need more digits than a double has */
     const psd_dataset_t set = { .n_rows = 3,
                                 .kind = PSD_LABEL_TARGET,
-                                .label = (float[]){ 1.6e9f, 1.6e9f + STEP, 1.6e9f + 2 * STEP } };
+                                .label = (float[]){ 1.6e9f, 1.6e9f + STEP, 1.6e9f + 3 * STEP } };
     const psd_score_t s = of(&set, (double[]){ 0, 0, 0 }, (double[]){ STEP * STEP, 0, 0 }, (float[]){ 1.6e9f, 1.6e9f, 1.6e9f });
-    cr_expect_float_eq(value(&s, "r2"), 1 - 1 / 2.0, 1e-12);
+    cr_expect_float_eq(value(&s, "r2"), 1 - 3 / 14.0, 1e-12, "of 0 + 1 + 9 - 4 x 4 / 3");
 }
 
 Test(score, many_classes_have_no_auc_and_one_class_has_none_either)
