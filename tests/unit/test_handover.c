@@ -237,6 +237,28 @@ Test(handover, a_model_of_which_nothing_more_comes_times_out)
     cr_expect_str_eq(err.text, "register: nothing after 50 ms; waiting for the rest");
 }
 
+static unsigned n_asked;
+
+static int count_asked(void *arg)
+{
+    (void)arg;
+    n_asked++;
+    return 0;
+}
+
+Test(handover, a_program_is_asked_whether_to_go_on_about_every_100_ms)
+{
+    psd_handover_run_by(handover, run_counted, &turns);
+    turns.last = 120; /* of 2 ms and more each */
+    enter(PSD_PHASE_EXCHANGING, 0, false);
+    psd_handover_set_interrupt(handover, count_asked, NULL);
+    const uint64_t begun = uv_hrtime();
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_READY, "exchange", -1, &err), PSD_OK);
+    const uint64_t took_ms = (uv_hrtime() - begun) / 1000000;
+    cr_expect_geq(n_asked, 1);
+    cr_expect_leq(n_asked, took_ms / 100);
+}
+
 static int enough(void *arg) { return (void)arg, 1; }
 
 Test(handover, a_caller_that_is_interrupted_is_told_what_it_waited_for)
@@ -277,6 +299,7 @@ Test(handover, an_answer_from_another_run_does_not_count)
     cr_expect_eq(psd_handover_await_answer(handover, 0, "pull", -1, &err), PSD_EAGAIN);
     cr_expect_str_eq(err.text, "pull: the servers have gone back to clock 7");
     cr_expect_eq(psd_handover_await(handover, PSD_PHASE_LEFT, "leave", -1, &err), PSD_EAGAIN, "there is work again");
+    cr_expect_str_eq(err.text, "leave: the servers have gone back to clock 7");
 }
 
 Test(handover, finished_work_is_not_left_after_the_servers_went_back)
@@ -295,6 +318,9 @@ Test(handover, the_descriptor_is_readable_from_the_end_of_an_exchange_to_the_nex
     cr_expect_eq(poll(&fd, 1, 0), 0);
     enter(PSD_PHASE_READY, 0, true);
     cr_expect_eq(poll(&fd, 1, 0), 1);
+    enter(PSD_PHASE_SETTING, 0, false);
+    enter(PSD_PHASE_READY, 0, false);
+    cr_expect_eq(poll(&fd, 1, 0), 1, "whatever else comes between");
     psd_handover_rearm(handover);
     cr_expect_eq(poll(&fd, 1, 0), 0);
 }

@@ -2581,7 +2581,7 @@ static void play(const char *name)
 Test(session, a_life_in_rounds_is_as_in_its_transcript, .fini = teardown) { play("session_bsp"); }
 Test(session, a_life_in_a_job_without_rounds_is_as_in_its_transcript, .fini = teardown) { play("session_asp"); }
 Test(session, a_life_with_servers_that_are_lost_and_go_back_is_as_in_its_transcript, .fini = teardown) { play("session_lost"); }
-Test(session, lives_in_one_run_after_another_are_as_in_their_transcript, .fini = teardown) { play("session_again"); }
+Test(session, a_life_in_one_run_after_another_is_as_in_its_transcript, .fini = teardown) { play("session_again"); }
 Test(session, a_life_with_residuals_is_as_in_its_transcript, .fini = teardown) { play("session_coded"); }
 
 /* Chunks of more than 4096 elements, which are copied and checked block by block. */

@@ -128,6 +128,15 @@ Test(views, memory_that_is_shown_in_the_middle_of_other_leaves_the_rest_as_it_wa
     cr_expect_eq(w[7 * page], 1);
     cr_expect(psd_buf_is_unique(other));
     cr_assert(place(w + 5 * page, one, 0, page), "a part of what was there");
+    w[6 * page] = 3; /* the other page is the array's own again */
+    cr_assert(place(w + 21 * page, other, 0, 2 * page) && place(w + 20 * page, one, 0, 2 * page), "over a beginning");
+    expect(w + 20 * page, 2 * page, 7);
+    expect(w + 22 * page, page, 2);
+    cr_expect(psd_buf_is_unique(other));
+    cr_assert(place(w + 31 * page, other, 0, page) && place(w + 30 * page, one, 0, page + 3), "a rest in another's page");
+    expect(w + 30 * page, page + 3, 7);
+    expect(w + 31 * page + 3, page - 3, 2);
+    cr_expect(psd_buf_is_unique(other));
     cr_assert(place(w + 10 * page, other, 0, 2 * page) && place(w + 12 * page, other, 2 * page, 2 * page));
     psd_buf_t *heap = psd_buf_new(2 * sizeof(float));
     cr_expect_not(psd_views_place(views, w + 12 * page - 1, heap, heap->data, 2));
@@ -151,6 +160,10 @@ Test(views, an_array_that_is_given_back_or_freed_holds_nothing)
     psd_channel_tend(server, &err);
     cr_expect(psd_buf_is_unique(one));
     cr_expect(!psd_buf_is_unique(two) && !psd_buf_is_unique(three));
+    psd_views_let_go(views);
+    psd_channel_tend(server, &err);
+    cr_expect(psd_buf_is_unique(two) && psd_buf_is_unique(three), "all are let go");
+    cr_assert(place(b, two, 0, PART) && place(c, three, 0, PART));
     cr_expect_eq(psd_views_size(views, b), PART);
     psd_views_settle(views);
     psd_channel_tend(server, &err);
@@ -159,7 +172,12 @@ Test(views, an_array_that_is_given_back_or_freed_holds_nothing)
     fill(three, 9);
     expect(b, PART, 2);
     expect(c, PART, 3);
-    cr_assert(place(c, three, 0, PART));
+    for (size_t i = 0; i < 2; i++) {
+        cr_assert(place(i ? b : c, three, 0, PART));
+        cr_expect(psd_views_are_placed(views), "some of them");
+        if (!i)
+            psd_views_settle(views);
+    }
     psd_views_destroy(&views);
     psd_channel_tend(server, &err);
     cr_expect(psd_buf_is_unique(three));
