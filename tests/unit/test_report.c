@@ -1119,6 +1119,19 @@ Test(report, a_job_that_is_stopped_trains_until_its_last_checkpoint_is_safe, .in
     cr_expect_eq(metric("psd_workers_missing"), 0, "a job that is over needs no workers");
 }
 
+Test(report, a_worker_whose_work_is_done_is_one_that_is_not_missing, .init = setup_checkpoints, .fini = teardown)
+{
+    make_first_checkpoint();
+    for (uint32_t w = 0; w < 2; w++) {
+        psd_msg_t leave = message(PSD_MSG_LEAVE, w);
+        leave.code = w ? PSD_LEAVE_UNFINISHED : PSD_LEAVE_FINISHED;
+        say(w, &leave, NULL, 0);
+    }
+    look();
+    cr_expect_eq(metric("psd_workers{state=\"done\"}"), 1);
+    cr_expect_eq(metric("psd_workers_missing"), 1);
+}
+
 /* ---- present workers ---- */
 
 static void setup_drop(void)
