@@ -213,6 +213,9 @@ Test(session, figures_of_tensors_are_kept_as_server_0_tells_them_to_this_life_of
     cr_assert_not_null(kept);
     cr_expect_eq(step, 101);
     cr_expect_arr_eq(kept->data, figures, sizeof figures);
+    cr_assert_eq(psd_session_exchange(session, now, gradient, 10, 1, &err), PSD_OK);
+    refuse_run();
+    cr_expect_eq(psd_session_health(session, &step), kept, "until there are newer ones, in whichever run");
 }
 
 Test(session, a_worker_given_up_while_leaving_repeats_its_leave_until_it_is_answered, .init = setup, .fini = teardown)
@@ -743,6 +746,62 @@ Test(session, each_part_of_an_array_that_is_inherited_goes_where_its_weights_do,
     wanted.code = 1;
     say(&wanted, &(uint8_t[]){ 3 }, 1);
     cr_expect_eq(out.n, 0, "of Adam's arrays only the second is inherited");
+}
+
+/* A worker of a model whose two tensors are one part. */
+static void setup_both(psd_inheritance_t *all, psd_inherited_t *inherited)
+{
+    static const psd_tensor_desc_t both[] = { { .name = "a", .n_dims = 1, .dim = { 2 }, .n_elements = 2 },
+                                              { .name = "b", .n_dims = 1, .dim = { 3 }, .n_elements = 3 } };
+    psd_tensor_desc_t tensor[2];
+    memcpy(tensor, both, sizeof both);
+    session =
+        psd_session_new(&(psd_session_config_t){ .job = "job", .name = "me", .nonce = NONCE, .read_groups = psd_groups_parse });
+    pass(0);
+    welcome(RUN, NONCE);
+    psd_session_inherit(session, &all);
+    cr_assert_eq(psd_session_register(session, now, &(psd_tensor_list_t){ .n = 2, .tensor = tensor, .inherited = inherited },
+                                      (float *const[]){ long_w, long_w + 100 }, &out, &err),
+                 PSD_OK);
+}
+
+Test(session, what_the_tensors_of_a_part_inherit_follows_in_their_order, .fini = teardown)
+{
+    static const float of[2][3] = { { 4, 5 }, { 6, 7, 8 } };
+    psd_inherited_t inherited[] = { { .t = 9, .arrays = 1 }, { .t = 9, .arrays = 1 } };
+    psd_inheritance_t *all = calloc(1, sizeof *all);
+    *all = (psd_inheritance_t){ .n = 2, .of = calloc(2, sizeof *all->of), .slot = calloc(2, sizeof *all->slot) };
+    memcpy(all->of, inherited, sizeof inherited);
+    for (int t = 0; t < 2; t++)
+        memcpy(all->slot[t][0] = malloc(sizeof of[t]), of[t], sizeof of[t]);
+    rule = "sgd(momentum=0.9)";
+    setup_both(all, inherited);
+    psd_msg_t wanted = message(PSD_MSG_INIT_WANTED, RUN);
+    wanted.parts = wanted.seq = wanted.code = 1;
+    say(&wanted, &(uint8_t[]){ 1 }, 1);
+    cr_assert_not_null(sent_with(PSD_MSG_INIT));
+    cr_assert_eq(sent_with(PSD_MSG_INIT)->n_bytes, 5 * sizeof(float));
+    cr_expect_arr_eq(sent_with(PSD_MSG_INIT)->data, ((const float[]){ 4, 5, 6, 7, 8 }), 5 * sizeof(float));
+}
+
+Test(session, the_tensors_of_a_coded_part_are_decoded_one_after_the_other, .fini = teardown)
+{
+    static const float w[] = { 1, 2, 3, 4, 5 };
+    uint8_t code[10];
+    codings.pull = (psd_coding_t){ psd_codec_find("bf16"), 0 };
+    setup_both(NULL, NULL);
+    psd_msg_t msg = message(PSD_MSG_WEIGHTS, RUN);
+    msg.parts = msg.world = 1;
+    msg.n_elements = 5;
+    msg.dtype = PSD_DTYPE_F32;
+    msg.codec = psd_coding_number(&codings.pull);
+    psd_coding_encode(&codings.pull, w, NULL, 2, code);
+    psd_coding_encode(&codings.pull, w + 2, NULL, 3, code + psd_coding_bytes(&codings.pull, 2));
+    msg.checksum = psd_crc32c(code, sizeof code);
+    say(&msg, code, sizeof code);
+    cr_assert_eq(psd_session_phase(session), PSD_PHASE_READY);
+    cr_expect_arr_eq(long_w, w, 2 * sizeof *w);
+    cr_expect_arr_eq(long_w + 100, w + 2, 3 * sizeof *w);
 }
 
 Test(session, each_part_of_coded_weights_is_decoded_where_it_belongs, .fini = teardown)
@@ -1355,9 +1414,9 @@ Test(session, a_learning_rate_is_set_when_server_0_has_said_so_of_this_asking, .
     cr_expect_eq(psd_session_set_lr(session, now, -1, &out, &err), PSD_EINVAL);
     cr_expect_eq(psd_session_set_lr(session, now, NAN, &out, &err), PSD_EINVAL);
     psd_actions_drop(&out, out.n);
-    cr_assert_eq(psd_session_set_lr(session, now, 0.25, &out, &err), PSD_OK);
+    cr_assert_eq(psd_session_set_lr(session, now, 0.1, &out, &err), PSD_OK);
     cr_assert_not_null(sent(PSD_MSG_SETTING));
-    cr_expect_eq(sent(PSD_MSG_SETTING)->value, 0.25);
+    cr_expect_eq(sent(PSD_MSG_SETTING)->value, 0.1);
     cr_expect_str_eq(sent(PSD_MSG_SETTING)->text, "optimizer.lr");
     psd_msg_t set = message(PSD_MSG_SETTING, RUN);
     set.code = sent(PSD_MSG_SETTING)->code;
@@ -1367,7 +1426,7 @@ Test(session, a_learning_rate_is_set_when_server_0_has_said_so_of_this_asking, .
     for (int i = 0; i < 6 && !sent(PSD_MSG_SETTING); i++)
         pass(100);
     cr_assert_not_null(sent(PSD_MSG_SETTING), "a message that may have been lost is repeated");
-    cr_expect_eq(sent(PSD_MSG_SETTING)->value, 0.25);
+    cr_expect_eq(sent(PSD_MSG_SETTING)->value, 0.1);
     say(&late, NULL, 0);
     cr_expect_eq(psd_session_phase(session), PSD_PHASE_SETTING, "that was the answer to one before");
     say(&set, NULL, 0);
