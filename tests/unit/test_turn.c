@@ -65,6 +65,25 @@ Test(turn, is_the_librarys_until_the_program_may)
     cr_expect_eq(n_interrupts, 0, "a thread that may not have the turn interrupts no other");
 }
 
+Test(turn, that_nobody_has_is_had_without_an_interruption_by_a_program_that_may)
+{
+    psd_turn_t *idle = psd_turn_new(interrupt, &count);
+    cr_assert_not_null(idle);
+    cr_expect(!psd_turn_try(idle) && !psd_turn_take(idle), "it may not yet");
+    psd_turn_allow(idle);
+    cr_expect(psd_turn_take(idle));
+    cr_expect_not(psd_turn_try(idle));
+    psd_turn_give(idle);
+    cr_expect(psd_turn_try(idle));
+    psd_turn_give(idle);
+    psd_turn_forbid(idle);
+    cr_expect(!psd_turn_try(idle) && !psd_turn_take(idle), "it may no longer");
+    psd_turn_end(idle);
+    cr_expect_not(psd_turn_await(idle));
+    cr_expect_eq(n_interrupts, 0);
+    psd_turn_destroy(&idle);
+}
+
 Test(turn, is_taken_from_a_thread_that_sleeps)
 {
     psd_turn_allow(turn);
