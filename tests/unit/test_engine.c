@@ -18,6 +18,7 @@ static psd_engine_t *engine;
 static psd_engine_config_t config;
 static psd_actions_t out; /* the actions of the last event */
 static uint64_t now = 1000, seq, view;
+static uint64_t before[MOST];   /* how many lives each worker has had before this one */
 static const char *groups = ""; /* of tensors */
 static const float initial[4] = { 1, 2, 3, 4 };
 
@@ -103,14 +104,16 @@ static void log_model(void)
     hear(PSD_PEER_COORDINATOR, &msg, bytes, psd_tensors_encode(&list, bytes, sizeof bytes));
 }
 
-/* An entry of the log: these workers, as bits, are members from then on, each in its first life. */
+static uint64_t nonce_of(uint32_t w) { return 70 + w + 10 * before[w]; }
+
+/* An entry of the log: these workers, as bits, are members from then on, each in its present life. */
 static void log_entry(uint64_t number, uint32_t code, psd_round_t round, unsigned members)
 {
     uint8_t bytes[1024];
     psd_member_t member[MOST];
     for (uint32_t w = 0; w < MOST; w++)
         if (members >> w & 1)
-            member[round.n_members++] = (psd_member_t){ .worker = w, .incarnation = 1, .nonce = 70 + w };
+            member[round.n_members++] = (psd_member_t){ .worker = w, .incarnation = before[w] + 1, .nonce = nonce_of(w) };
     round.member = member;
     round.view_id = ++view;
     round.lr = round.lr > 0 ? round.lr : 1;
@@ -120,22 +123,26 @@ static void log_entry(uint64_t number, uint32_t code, psd_round_t round, unsigne
 
 static void log_view(unsigned members) { log_entry(++seq, 0, (psd_round_t){ .clock = psd_engine_clock(engine) }, members); }
 
-/* The round is closed with the pushes of these workers. */
-static void close_round(unsigned contributors, unsigned members, bool apply)
+/* The round is closed with the pushes of these workers, and with `more` in its code. */
+static void close_round_with(uint32_t more, unsigned contributors, unsigned members, bool apply)
 {
     psd_member_t contributor[MOST];
     psd_round_t round = { .clock = psd_engine_clock(engine) + 1, .apply = apply, .contributor = contributor };
     for (uint32_t w = 0; apply && w < MOST; w++)
         if (contributors >> w & 1)
-            contributor[round.n_contributors++] = (psd_member_t){ .worker = w, .incarnation = 1, .samples = 8 };
-    log_entry(++seq, PSD_COMMAND_CLOSE, round, members);
+            contributor[round.n_contributors++] = (psd_member_t){ .worker = w, .incarnation = before[w] + 1, .samples = 8 };
+    log_entry(++seq, PSD_COMMAND_CLOSE | more, round, members);
 }
+
+static void close_round(unsigned contributors, unsigned members, bool apply) { close_round_with(0, contributors, members, apply); }
 
 /* ---- workers ---- */
 
 static psd_msg_t of_worker(psd_kind_t kind, uint32_t w)
 {
-    return (psd_msg_t){ .kind = kind, .protocol = PSD_PROTOCOL, .job = JOB, .worker = w, .incarnation = 1, .seq = 70 + w };
+    return (psd_msg_t){
+        .kind = kind, .protocol = PSD_PROTOCOL, .job = JOB, .worker = w, .incarnation = before[w] + 1, .seq = nonce_of(w)
+    };
 }
 
 static void attach_as(uint32_t connection, uint32_t w, uint64_t nonce)
@@ -145,7 +152,7 @@ static void attach_as(uint32_t connection, uint32_t w, uint64_t nonce)
     hear(peer_of(connection), &msg, NULL, 0);
 }
 
-static void attach(uint32_t w) { attach_as(w, w, 70 + w); }
+static void attach(uint32_t w) { attach_as(w, w, nonce_of(w)); }
 
 static psd_msg_t part_of(psd_kind_t kind, uint32_t w, uint32_t part, const float *values)
 {
@@ -476,6 +483,27 @@ Test(engine, in_asp_a_rejected_push_is_reported_at_once_with_how_many_there_were
     cr_expect(list->contributor[0].worker == 0 && list->contributor[0].samples == 1);
 }
 
+Test(engine, in_asp_a_workers_next_life_is_not_blamed_for_what_was_rejected_before, .fini = teardown)
+{
+    config.max_skipped = 3;
+    begin("asp", 2);
+    push(1, 1, NAN);
+    push(1, 2, NAN);
+    log_view(1); /* it is given up, */
+    before[1]++; /* and replaced */
+    attach(1);
+    log_view(3);
+    const psd_round_t *list = listed();
+    cr_assert_not_null(list);
+    cr_expect_eq(list->n_contributors, 0, "it would be given up for nothing");
+    push(1, 1, NAN);
+    list = listed();
+    cr_assert(list && list->n_contributors == 1);
+    cr_expect(list->contributor[0].worker == 1 && list->contributor[0].incarnation == 2);
+    cr_expect_eq(list->contributor[0].samples, 1);
+    cr_expect_null(psd_engine_hopeless(engine));
+}
+
 Test(engine, a_nan_that_is_confessed_is_skipped_where_all_that_is_here_is_finite, .fini = teardown)
 {
     begin("asp", 1);
@@ -562,6 +590,26 @@ Test(engine, a_worker_not_yet_back_keeps_its_clock_in_the_next_checkpoint, .fini
 }
 
 /* ---- what is logged of the model and the run ---- */
+
+/* Its coordinator may order one while this shard still writes the one before, which has failed at another server. */
+Test(engine, a_checkpoint_that_is_ordered_while_an_older_one_is_written_begins_when_that_is_over, .fini = teardown)
+{
+    begin("bsp", 1);
+    log_entry(++seq, PSD_COMMAND_SAVE, (psd_round_t){ .clock = 0 }, 1);
+    cr_assert(asked(PSD_ACT_SAVE_BEGIN));
+    push(0, 1, 1);
+    close_round_with(PSD_COMMAND_SAVE, 1, 1, true);
+    cr_assert_eq(psd_engine_version(engine), 1);
+    cr_expect_not(asked(PSD_ACT_SAVE_BEGIN), "one at a time");
+    psd_actions_drop(&out, out.n);
+    psd_engine_saved(engine, now, NULL, &out);
+    cr_assert(asked(PSD_ACT_SAVE_BEGIN));
+    cr_expect_eq(psd_engine_point(engine)->clock, 1);
+    cr_expect_eq(psd_engine_point(engine)->version, 1);
+    cr_assert_not_null(answer(PSD_MSG_SHARD_STATE));
+    cr_expect_eq(answer(PSD_MSG_SHARD_STATE)->saved, 1, "clock 0, of the older one");
+    cr_expect_not(answer(PSD_MSG_SHARD_STATE)->code & PSD_SHARD_SAVE_FAILED);
+}
 
 Test(engine, the_model_its_groups_and_its_first_values_are_logged_with_their_numbers, .fini = teardown)
 {

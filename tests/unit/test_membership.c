@@ -182,6 +182,8 @@ Test(membership, a_new_run_removes_all_members_and_forgets_finished_ones_only_if
     psd_membership_begin_run(members, false);
     cr_expect_eq(psd_membership_count_finished(members), 1);
     cr_expect_not(psd_membership_has_any(members));
+    cr_expect(members->row[0].finished);
+    cr_expect_not(members->row[1].finished, "it had not left yet, and has to come again");
     psd_membership_begin_run(members, true);
     cr_expect_eq(psd_membership_count_finished(members), 0);
 }

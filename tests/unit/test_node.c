@@ -718,9 +718,10 @@ Test(node, a_stale_push_is_dropped_and_answered_with_fresh_weights, .init = setu
     cr_assert_eq(weight(0), -1.0f);
     push(3, ones); /* base_version is 0, and the shard is at 2: staleness 2, but at most 1 is allowed */
     cr_assert_eq(weight(0), -1.0f);
+    cr_assert_not_null(answer(PSD_MSG_WEIGHTS));
+    cr_assert_eq(answer(PSD_MSG_WEIGHTS)->n_elements, 4, "without them it would stay as old as it is");
     cr_assert_eq(answer(PSD_MSG_WEIGHTS)->value, 16, "its samples have made no step");
     cr_assert_eq(psd_engine_samples(psd_node_engine(node)), 16);
-    cr_assert_not_null(answer(PSD_MSG_WEIGHTS));
     cr_assert_eq(refused(PSD_REFUSAL_STALE), 1);
 }
 
