@@ -175,9 +175,9 @@ static const char *text_of(reader_t *self, const yaml_event_t *event, const char
  * section. */
 static bool read_item(reader_t *self, const yaml_event_t *start, char text[PSD_JOBFILE_MAX_LIST])
 {
-    char match[PSD_JOBFILE_MAX_KEY] = "", others[PSD_JOBFILE_MAX_LIST - PSD_JOBFILE_MAX_KEY] = "";
+    char match[PSD_JOBFILE_MAX_KEY] = "", others[PSD_JOBFILE_MAX_LIST - PSD_JOBFILE_MAX_KEY - 2] = "";
     size_t used = 0;
-    bool good = true;
+    bool good = true, fits = true;
     yaml_event_t key, value;
     if (!enter(self, start))
         return false;
@@ -189,10 +189,10 @@ static bool read_item(reader_t *self, const yaml_event_t *start, char text[PSD_J
             skip(self, &value);
             good &= name && is;
             if (name && is && !strcmp(name, "match"))
-                good &= snprintf(match, sizeof match, "%s", is) < (int)sizeof match;
+                fits &= snprintf(match, sizeof match, "%s", is) < (int)sizeof match;
             else if (name && is)
                 used += (size_t)snprintf(others + used, sizeof others - used, "%s%s=%s", used ? ", " : "", name, is);
-            good &= used < sizeof others;
+            fits &= used < sizeof others;
             used = used < sizeof others ? used : sizeof others - 1;
             yaml_event_delete(&value);
         }
@@ -202,11 +202,14 @@ static bool read_item(reader_t *self, const yaml_event_t *start, char text[PSD_J
         return false;
     yaml_event_delete(&key);
     self->depth--;
-    if (good && (!*match || !*others))
+    if (!fits)
+        complain(self, start->start_mark, "a section in %s is too long: match may have %zu bytes, the other keys %zu in all",
+                 self->path, sizeof match - 1, sizeof others - 1);
+    else if (good && (!*match || !*others))
         complain(self, start->start_mark,
                  "a section in %s needs a key match, a pattern of names, and other keys, the values to change", self->path);
     snprintf(text, PSD_JOBFILE_MAX_LIST, "%s(%s)", match, others);
-    return good && *match && *others;
+    return good && fits && *match && *others;
 }
 
 /* Read a list: of plain scalars as "784,128,10"; of texts as "sgd(lr=0.1); adam", some of which may be sections. */

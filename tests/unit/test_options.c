@@ -150,6 +150,25 @@ Test(options, a_long_list_of_texts_is_read_whole_or_refused)
     cr_expect_not_null(strstr(err.text, "job.yaml:3:5: the list compare.optimizers is too long"), "%s", err.text);
 }
 
+Test(options, a_section_of_a_list_is_read_whole_or_refused)
+{
+    enum { MATCH = 63, MOST = 127, OTHERS = 8061 };
+    char text[10000];
+    snprintf(text, sizeof text, "groups:\n  - match: \"%0*d\"\n    lr: 0\n", MATCH, 0);
+    cr_assert_eq(load_text(text), PSD_OK, "%s", err.text);
+    cr_expect_eq(strlen(psd_options_text(options, PSD_OPT_groups)), MATCH + strlen("(lr=0)"));
+    const struct {
+        int match, value;
+    } long_ones[] = { { MOST + 1, 1 }, { 1, OTHERS }, { MOST, OTHERS } };
+    for (size_t i = 0; i < sizeof long_ones / sizeof *long_ones; i++) {
+        snprintf(text, sizeof text, "groups:\n  - match: \"%0*d\"\n    lr: %0*d\n", long_ones[i].match, 0, long_ones[i].value, 0);
+        cr_expect_eq(load_text(text), PSD_ECONFIG, "otherwise it would be left out");
+        cr_expect_not_null(
+            strstr(err.text, "job.yaml:2:5: a section in groups is too long: match may have 127 bytes, the other keys 8061 in all"),
+            "%s", err.text);
+    }
+}
+
 Test(options, a_string_that_yaml_would_make_a_bool_stays_a_string)
 {
     cr_assert_eq(load_text("worker: {name: no}"), PSD_OK, "%s", err.text);
