@@ -56,12 +56,17 @@ canned: training, pushes of workers 4 (round 9), shard 1 of 3, up 3725 s
 SAID
 "$bin/psdctl" status --json --status="$url" | grep -q '"left_seconds": 95' || fail '--json leaves something out'
 
+# The exit code is the same with --json, for scripts that read the document too.
 for end in training/0 finished/0 failed/1 stopped/75 waiting/75 gathering/75 degraded/75 paused/75; do
     document "${end%/*}" ''
     code=0
     "$bin/psdctl" status "$url" >"$dir/said" || code=$?
     [ "$code" -eq "${end#*/}" ] || fail "${end%/*} is $code, not ${end#*/}"
     grep -q "^canned: ${end%/*}, shard 1 of 3" "$dir/said" || fail "$(cat "$dir/said")"
+    code=0
+    "$bin/psdctl" status --json "$url" >"$dir/said" || code=$?
+    [ "$code" -eq "${end#*/}" ] || fail "with --json, ${end%/*} is $code, not ${end#*/}"
+    grep -q "\"state\": \"${end%/*}\"" "$dir/said" || fail "$(cat "$dir/said")"
 done
 # Before the first step there is no loss, and what was not measured is left out.
 cat >"$dir/new" <<DOCUMENT

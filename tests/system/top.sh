@@ -125,6 +125,13 @@ document '' "$more"
 expect '^and 16 more$'
 expect '^  21  w21 '
 ! grep -q '^  22  w22 ' "$dir/screen" || fail 'it shows more workers than it says'
+# While the server gives no document, the old figures stay and are said to be old; no longer than that.
+echo 'no document' >"$dir/new"
+mv "$dir/new" "$dir/document"
+expect '^canned: .*   1m35s left   (old: '
+expect '^   4  b:11 '
+document '' ''
+expect '^canned: .*   1m35s left *$'
 kill "$endpoint"
 wait "$endpoint" || true
 expect '^canned: .*(old: '
