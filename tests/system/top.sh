@@ -120,7 +120,7 @@ for order in 'worker 0' 'computes 4' 'samples/s 4' 'lag 4' 'last push 4' 'waited
     [ "$last" = 2 ] || [ "${order% *}" = worker ] || fail "by ${order% *}, worker $last is last"
 done
 # More workers than lines, of which the last one says how many there are; and a server that has gone.
-more=$(for i in {10..36}; do printf '{"id": %d, "name": "w%d", "state": "live", "awaited_share": 0}, ' $i $i; done)
+more=$(for i in {10..36}; do printf '{"id": %d, "name": "w%d", "state": "live", "awaited_share": 0}, ' "$i" "$i"; done)
 document '' "$more"
 expect '^and 16 more$'
 expect '^  21  w21 '
