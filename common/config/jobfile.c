@@ -203,8 +203,7 @@ static bool read_item(reader_t *self, const yaml_event_t *start, char text[PSD_J
     yaml_event_delete(&key);
     self->depth--;
     if (!fits)
-        complain(self, start->start_mark, "a section in %s is too long: match may have %zu bytes, the other keys %zu in all",
-                 self->path, sizeof match - 1, sizeof others - 1);
+        complain(self, start->start_mark, "a section in %s is too long", self->path);
     else if (good && (!*match || !*others))
         complain(self, start->start_mark,
                  "a section in %s needs a key match, a pattern of names, and other keys, the values to change", self->path);

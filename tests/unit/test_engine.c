@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "server/core/engine.h"
@@ -421,6 +422,46 @@ Test(engine, max_skipped_rounds_in_a_row_without_a_step_end_the_job_and_one_step
     cr_expect(asked(PSD_ACT_FINISH));
 }
 
+/* Two rounds with a push whose Inf or NaN only its worker has seen: in another server's part, or before it was coded. */
+static void end_by_confession(void)
+{
+    config.max_skipped = 2;
+    begin("bsp", 1);
+    for (uint64_t clock = 1; clock <= 2; clock++) {
+        for (uint32_t p = 0; p < PARTS; p++) {
+            uint8_t code[16] = { 0 };
+            psd_msg_t msg = part_of(PSD_MSG_PUSH, 0, p, initial);
+            const size_t n = psd_coding_bytes(&config.codings.push, 4);
+            msg.clock = clock;
+            msg.samples = 8;
+            msg.nonfinite = true;
+            msg.codec = psd_coding_number(&config.codings.push);
+            msg.checksum = psd_crc32c(code, n);
+            hear(peer_of(0), &msg, code, n);
+        }
+        close_round(1, 1, false);
+    }
+    cr_assert_not_null(psd_engine_hopeless(engine));
+}
+
+Test(engine, a_shard_that_has_not_seen_the_nan_leaves_it_to_the_one_that_names_it, .fini = teardown)
+{
+    end_by_confession();
+    cr_expect_not_null(strstr(psd_engine_hopeless(engine), "at another server, which names it"), "%s", psd_engine_hopeless(engine));
+    cr_expect_null(answer(PSD_MSG_REFUSED), "a worker keeps the first reason that it hears");
+    pass(200);
+    cr_expect_eq(sent_to(peer_of(0), PSD_MSG_REFUSED), 0);
+}
+
+Test(engine, where_gradients_are_coded_any_shard_names_the_worker_that_confesses, .fini = teardown)
+{
+    config.codings.push = (psd_coding_t){ psd_codec_find("bf16"), 0 };
+    end_by_confession();
+    cr_expect_not_null(strstr(psd_engine_hopeless(engine), "the gradient of worker 0 has Inf or NaN"), "%s",
+                       psd_engine_hopeless(engine));
+    cr_assert_not_null(answer(PSD_MSG_REFUSED), "no shard has seen it");
+}
+
 Test(engine, a_round_in_which_no_worker_had_samples_is_none_without_a_step, .fini = teardown)
 {
     config.max_skipped = 2;
@@ -518,7 +559,7 @@ Test(engine, a_nan_that_is_confessed_is_skipped_where_all_that_is_here_is_finite
 /* ---- checkpoints ---- */
 
 /* The shard starts from a checkpoint with these clocks of workers 0, 1 and 2. */
-static void begin_from_checkpoint(void)
+static void begin_from(const char *mode)
 {
     psd_tensor_desc_t tensor[2];
     psd_err_t err;
@@ -526,14 +567,24 @@ static void begin_from_checkpoint(void)
     const psd_member_t applied[] = { { .worker = 0, .incarnation = 4, .samples = 20 },
                                      { .worker = 1, .incarnation = 5, .samples = 30 },
                                      { .worker = 2, .incarnation = 6, .samples = 40 } };
-    make("asp", PSD_WELCOME_RESTORE);
+    static const uint32_t residual_of[] = { 0, 1 };
+    make(mode, PSD_WELCOME_RESTORE);
     cr_assert(asked(PSD_ACT_RESTORE));
     cr_assert_eq(psd_engine_restore(engine, &list, &err), PSD_OK);
     psd_actions_drop(&out, out.n);
-    psd_engine_restored(
-        engine, now, NULL,
-        &(psd_save_point_t){ .clock = 6, .version = 90, .samples = 720, .lr = 0.5, .applied = applied, .n_applied = 3 }, &out);
+    psd_engine_restored(engine, now, NULL,
+                        &(psd_save_point_t){ .clock = 6,
+                                             .version = 90,
+                                             .samples = 720,
+                                             .lr = 0.5,
+                                             .applied = applied,
+                                             .n_applied = 3,
+                                             .residual_of = residual_of,
+                                             .n_residuals = 2 },
+                        &out);
 }
+
+static void begin_from_checkpoint(void) { begin_from("asp"); }
 
 Test(engine, before_the_first_step_the_learning_rate_is_that_of_the_next_one, .fini = teardown)
 {
@@ -591,6 +642,92 @@ Test(engine, a_worker_not_yet_back_keeps_its_clock_in_the_next_checkpoint, .fini
 
 /* ---- what is logged of the model and the run ---- */
 
+Test(engine, a_checkpoint_between_the_rounds_of_a_step_has_the_clocks_of_its_weights, .fini = teardown)
+{
+    config.accumulate = 2;
+    begin("bsp", 1);
+    push(0, 1, 1);
+    close_round_with(PSD_COMMAND_GATHER, 1, 1, true);
+    cr_assert_eq(psd_engine_clock(engine), 1);
+    log_entry(++seq, PSD_COMMAND_SAVE, (psd_round_t){ .clock = 1 }, 1);
+    cr_assert(asked(PSD_ACT_SAVE_BEGIN));
+    cr_expect_eq(psd_engine_point(engine)->clock, 0);
+    cr_expect_eq(saved_clock(0), 0, "a job that continues from it makes the round again");
+}
+
+/* ---- residuals ---- */
+
+static void setup_residuals(void)
+{
+    config.saves_residuals = true;
+    config.codings.push = (psd_coding_t){ psd_codec_find("bf16"), 0 };
+    begin_from("bsp");
+}
+
+/* What the checkpoint has of a worker's residual. */
+static void residual_loaded(uint32_t w)
+{
+    psd_buf_t **part = calloc(PARTS, sizeof *part);
+    for (uint32_t p = 0; p < PARTS; p++)
+        part[p] = psd_payload_copy(initial, sizeof initial);
+    psd_actions_drop(&out, out.n);
+    psd_engine_residual_loaded(engine, now, w, part, NULL, &out);
+}
+
+Test(engine, a_worker_gets_no_weights_before_its_residual_is_loaded, .init = setup_residuals, .fini = teardown)
+{
+    attach(0);
+    cr_assert(asked(PSD_ACT_LOAD_RESIDUAL));
+    log_view(1);
+    cr_expect_null(answer(PSD_MSG_WEIGHTS), "they tell whether there is one");
+    const uint8_t all = 3;
+    psd_msg_t probe = of_worker(PSD_MSG_PROBE, 0);
+    probe.code = PSD_PROBE_SEND;
+    probe.clock = 6;
+    probe.parts = PARTS;
+    hear(peer_of(0), &probe, &all, 1);
+    cr_expect_null(answer(PSD_MSG_WEIGHTS));
+    cr_expect_not_null(answer(PSD_MSG_ATTACHED), "it is still here");
+    residual_loaded(0);
+    cr_assert_eq(sent_to(peer_of(0), PSD_MSG_WEIGHTS), PARTS);
+    cr_expect(answer(PSD_MSG_WEIGHTS)->code & PSD_WEIGHTS_RESIDUAL);
+}
+
+Test(engine, a_residual_that_is_loaded_after_the_job_has_gone_on_is_not_the_workers_any_longer, .init = setup_residuals,
+     .fini = teardown)
+{
+    attach(0);
+    residual_loaded(0);
+    attach(1);
+    cr_assert(asked(PSD_ACT_LOAD_RESIDUAL));
+    log_view(1);
+    close_round(0, 1, false);
+    residual_loaded(1);
+    log_view(3);
+    cr_assert_eq(sent_to(peer_of(1), PSD_MSG_WEIGHTS), PARTS);
+    cr_expect_not(answer(PSD_MSG_WEIGHTS)->code & PSD_WEIGHTS_RESIDUAL, "it is of another clock");
+}
+
+Test(engine, only_a_worker_that_no_longer_has_the_residual_of_this_checkpoint_is_left_out_of_it, .init = setup_residuals,
+     .fini = teardown)
+{
+    attach(0);
+    residual_loaded(0);
+    log_view(1);
+    close_round_with(PSD_COMMAND_SAVE, 0, 1, false);
+    cr_assert(asked(PSD_ACT_SAVE_BEGIN));
+    cr_assert_eq(sent_to(peer_of(0), PSD_MSG_RESIDUAL_WANTED), 1);
+    psd_msg_t gone = of_worker(PSD_MSG_RESIDUAL, 0);
+    gone.clock = 6; /* the answer to a question for the checkpoint before */
+    hear(peer_of(0), &gone, NULL, 0);
+    pass(300);
+    cr_expect_geq(sent_to(peer_of(0), PSD_MSG_RESIDUAL_WANTED), 1);
+    gone.clock = 7;
+    hear(peer_of(0), &gone, NULL, 0);
+    pass(2000);
+    cr_expect_eq(sent_to(peer_of(0), PSD_MSG_RESIDUAL_WANTED), 0);
+}
+
 /* Its coordinator may order one while this shard still writes the one before, which has failed at another server. */
 Test(engine, a_checkpoint_that_is_ordered_while_an_older_one_is_written_begins_when_that_is_over, .fini = teardown)
 {
@@ -643,7 +780,11 @@ Test(engine, the_model_its_groups_and_its_first_values_are_logged_with_their_num
 Test(engine, a_shard_that_is_told_of_another_run_says_so_and_asks_for_its_place_again, .fini = teardown)
 {
     begin("bsp", 1);
-    psd_msg_t msg = { .kind = PSD_MSG_REFUSED, .protocol = PSD_PROTOCOL, .job = JOB + 1, .code = PSD_REFUSAL_RUN };
+    psd_msg_t msg = { .kind = PSD_MSG_REFUSED, .protocol = PSD_PROTOCOL, .job = JOB, .code = PSD_REFUSAL_RUN };
+    hear(PSD_PEER_COORDINATOR, &msg, NULL, 0); /* the late answer to a message of the run before this one */
+    cr_expect_eq(count_lines("shard.restart"), 0);
+    cr_expect(psd_engine_is_ready(engine));
+    msg.job = JOB + 1;
     hear(PSD_PEER_COORDINATOR, &msg, NULL, 0);
     cr_expect_eq(count_lines("shard.restart"), 1);
     cr_expect_str_eq(line, "reason=\"server 0 has begun another run of the job\"");

@@ -163,9 +163,7 @@ Test(options, a_section_of_a_list_is_read_whole_or_refused)
     for (size_t i = 0; i < sizeof long_ones / sizeof *long_ones; i++) {
         snprintf(text, sizeof text, "groups:\n  - match: \"%0*d\"\n    lr: %0*d\n", long_ones[i].match, 0, long_ones[i].value, 0);
         cr_expect_eq(load_text(text), PSD_ECONFIG, "otherwise it would be left out");
-        cr_expect_not_null(
-            strstr(err.text, "job.yaml:2:5: a section in groups is too long: match may have 127 bytes, the other keys 8061 in all"),
-            "%s", err.text);
+        cr_expect_not_null(strstr(err.text, "job.yaml:2:5: a section in groups is too long"), "%s", err.text);
     }
 }
 
