@@ -19,8 +19,8 @@ static psd_engine_t *engine;
 static psd_engine_config_t config;
 static psd_actions_t out; /* the actions of the last event */
 static uint64_t now = 1000, seq, view;
-static uint64_t before[MOST];   /* how many lives each worker has had before this one */
-static const char *groups = ""; /* of tensors */
+static uint64_t before[MOST];                        /* how many lives each worker has had before this one */
+static const char *rule = "sgd(lr=1)", *groups = ""; /* of tensors */
 static const float initial[4] = { 1, 2, 3, 4 };
 
 static psd_peer_t peer_of(uint32_t connection) { return psd_peer_make(5 + connection, 1); }
@@ -81,7 +81,7 @@ static void make(const char *mode, uint32_t welcome)
     config.nonce = 1;
     config.mode = psd_mode_find(mode);
     config.lr_rule = psd_lr_rule_find("none");
-    cr_assert_eq(psd_groups_parse(&config.groups, "sgd(lr=1)", groups, NULL), PSD_OK);
+    cr_assert_eq(psd_groups_parse(&config.groups, rule, groups, NULL), PSD_OK);
     cr_assert_not_null(engine = psd_engine_new(&config, NULL));
     psd_msg_t msg = { .kind = PSD_MSG_SHARD_WELCOME, .protocol = PSD_PROTOCOL, .job = JOB, .seq = 1, .world = 1, .n_elements = 4 };
     msg.shard_epoch = 1;
@@ -278,6 +278,44 @@ Test(engine, the_mean_of_a_round_is_weighted_by_samples, .fini = teardown)
     close_round(3, 3, true);
     cr_expect_eq(weight(0, 0), 1 - 2.5f, "(8 * 1 + 24 * 3) / 32");
     cr_expect_eq(psd_engine_samples(engine), 32);
+}
+
+/* How many pushes of the open round are added up before it is decided: those of workers 0 and 1 of three are whole. */
+static uint64_t count_folded(const char *by)
+{
+    rule = by;
+    config.fold_at = 2;
+    seq = 0;
+    begin("bsp", 3);
+    close_round_with(PSD_COMMAND_EVEN, 0, 7, false);
+    push(0, 2, 1);
+    push(1, 2, 1);
+    const uint64_t folded = psd_engine_stats(engine)->folded;
+    teardown();
+    return folded;
+}
+
+Test(engine, votes_are_counted_in_the_step_and_not_added_up_before)
+{
+    cr_expect_eq(count_folded("sgd(lr=1)"), 2);
+    cr_expect_eq(count_folded("dlion"), 0);
+}
+
+Test(engine, another_worker_is_asked_for_the_first_values_when_the_one_before_is_silent, .fini = teardown)
+{
+    make("bsp", 0);
+    log_model();
+    attach(0);
+    attach(1);
+    log_view(3);
+    cr_assert_not_null(answer(PSD_MSG_INIT_WANTED));
+    const uint32_t first = sent_to(peer_of(1), PSD_MSG_INIT_WANTED) ? 1 : 0;
+    psd_actions_drop(&out, out.n);
+    for (const uint64_t end = now + 60000; now < end && !sent_to(peer_of(1 - first), PSD_MSG_INIT_WANTED);) {
+        now += 50;
+        psd_engine_tick(engine, now, &out);
+    }
+    cr_expect_neq(sent_to(peer_of(1 - first), PSD_MSG_INIT_WANTED), 0);
 }
 
 /* ---- server 0 ---- */
@@ -708,6 +746,25 @@ Test(engine, a_residual_that_is_loaded_after_the_job_has_gone_on_is_not_the_work
     cr_expect_not(answer(PSD_MSG_WEIGHTS)->code & PSD_WEIGHTS_RESIDUAL, "it is of another clock");
 }
 
+Test(engine, the_residual_of_a_worker_without_a_closed_clock_is_not_waited_for, .fini = teardown)
+{
+    config.saves_residuals = true;
+    config.codings.push = (psd_coding_t){ psd_codec_find("bf16"), 0 };
+    begin("asp", 2);
+    log_entry(++seq, PSD_COMMAND_SAVE, (psd_round_t){ .clock = 1 }, 3);
+    cr_assert(asked(PSD_ACT_SAVE_BEGIN));
+    cr_expect_eq(psd_engine_point(engine)->n_residuals, 0);
+    cr_expect_null(answer(PSD_MSG_RESIDUAL_WANTED));
+}
+
+Test(engine, residuals_that_the_checkpoint_does_not_have_are_counted_as_reset, .init = setup_residuals, .fini = teardown)
+{
+    log_view(1 | 2);
+    cr_expect_eq(psd_engine_stats(engine)->residual_resets, 0);
+    log_view(1 | 2 | 4);
+    cr_expect_eq(psd_engine_stats(engine)->residual_resets, 1, "of worker 2");
+}
+
 Test(engine, only_a_worker_that_no_longer_has_the_residual_of_this_checkpoint_is_left_out_of_it, .init = setup_residuals,
      .fini = teardown)
 {
@@ -722,6 +779,12 @@ Test(engine, only_a_worker_that_no_longer_has_the_residual_of_this_checkpoint_is
     hear(peer_of(0), &gone, NULL, 0);
     pass(300);
     cr_expect_geq(sent_to(peer_of(0), PSD_MSG_RESIDUAL_WANTED), 1);
+    const float bad[4] = { 1, INFINITY, 3, 4 };
+    psd_msg_t part = part_of(PSD_MSG_RESIDUAL, 0, 0, bad);
+    part.clock = 7;
+    hear(peer_of(0), &part, bad, sizeof bad);
+    expect_told(PSD_MSG_REFUSED, "residual of part 0 has Inf or NaN; a residual is finite");
+    cr_expect_not(asked(PSD_ACT_SAVE_RESIDUAL));
     gone.clock = 7;
     hear(peer_of(0), &gone, NULL, 0);
     pass(2000);
