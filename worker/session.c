@@ -995,6 +995,8 @@ static void on_init_wanted(psd_session_t *self, const psd_heard_t *in)
     }
 }
 
+/* ---- weights ---- */
+
 /* Copy, and return the checksum extended over the copied data, in one pass over memory. */
 static uint32_t copy_checked(float *to, const float *from, size_t left, uint32_t crc)
 {
@@ -1205,6 +1207,8 @@ static void on_residual(psd_session_t *self, const psd_heard_t *in)
     psd_actions_log(in->out, PSD_LEVEL_INFO, "residual.restored", "worker=%u clock=%" PRIu64, self->worker, self->clock);
     become_ready(self, in->now_ms);
 }
+
+/* ---- answers ---- */
 
 /* A server's weights have not changed. */
 static void take_unchanged(psd_session_t *self, uint32_t s, psd_actions_t *out)
