@@ -199,7 +199,7 @@ Test(admin, a_drained_worker_exits_with_0_and_the_others_continue)
 
 Test(admin, rounds_that_wait_for_a_lost_worker_continue_when_another_takes_its_place)
 {
-    cluster_start_servers(&cluster, 1, "--workers-min=1 --workers-want=2 --workers-lost=wait --lease=300ms");
+    cluster_start_servers(&cluster, 1, "--workers-min=1 --workers-want=2 --workers-lost=wait --lease=2s");
     for (int w = 0; w < 2; w++)
         cluster_start_worker(&cluster, WORKER);
     cluster_await_steps(&cluster, 5);
