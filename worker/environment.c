@@ -1,6 +1,5 @@
 #include "worker/environment.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -19,12 +18,6 @@ static const char *or_option(const char *known, const psd_environment_t *self, p
 {
     const char *text = psd_options_string(self->options, id);
     return known && *known ? known : *text ? text : NULL;
-}
-
-static int join_timeout(const psd_options_t *options)
-{
-    const uint64_t ms = psd_options_ms(options, PSD_OPT_join_timeout);
-    return ms == 0 ? -1 : ms < INT_MAX ? (int)ms : INT_MAX;
 }
 
 static int find(psd_environment_t *self, psd_err_t *err)
@@ -63,7 +56,7 @@ int psd_environment_fill(psd_worker_config_t *config, psd_environment_t **out, p
     if (!config->worker)
         config->worker = self->at.worker + 1;
     if (!config->join_timeout_ms)
-        config->join_timeout_ms = join_timeout(o);
+        config->join_timeout_ms = self->at.join_timeout_ms;
     if (!config->net_threads)
         config->net_threads = (int)psd_options_int(o, PSD_OPT_net_threads);
     if (config->log) {

@@ -1,6 +1,5 @@
 /* main.c - psd-worker: the built-in trainer. Options in, exit code out; stdout carries only the line of the
  * result. */
-#include <limits.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -84,13 +83,6 @@ static void pass_on(void *arg, int level, const char *id, const char *line)
     psd_log_write((psd_log_level_t)level, id, "%s", line);
 }
 
-/* The timeout in the library's terms, where 0 means the default. */
-static int join_timeout(const psd_options_t *options)
-{
-    const uint64_t ms = psd_options_ms(options, PSD_OPT_join_timeout);
-    return ms == 0 ? -1 : ms < INT_MAX ? (int)ms : INT_MAX;
-}
-
 /* What the file of init.state has, as the library takes it; the caller frees it. NULL when memory runs out. */
 static psd_worker_field_t *fields_of_state(const psd_statefile_t *state)
 {
@@ -123,7 +115,7 @@ static int train(job_t *job, psd_trainer_result_t *result, psd_err_t *err)
                     .job = text_of(job, PSD_OPT_job),
                     .name = *name ? name : NULL,
                     .worker = job->at.worker + 1,
-                    .join_timeout_ms = join_timeout(o),
+                    .join_timeout_ms = job->at.join_timeout_ms,
                     .log = pass_on,
                     .key = text_of(job, PSD_OPT_worker_key),
                     .server_public = text_of(job, PSD_OPT_server_public),

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -362,7 +363,9 @@ int psd_rendezvous_find(psd_rendezvous_t *out, psd_program_t program, const psd_
                         const psd_surroundings_t *around, psd_err_t *err)
 {
     look_t look = { .out = out, .program = program, .options = options, .around = around, .rank = -1 };
+    const uint64_t limit_ms = psd_options_ms(options, PSD_OPT_join_timeout);
     *out = (psd_rendezvous_t){ .source = "none", .index = -1, .worker = -1 };
+    out->join_timeout_ms = limit_ms == 0 ? -1 : limit_ms < INT_MAX ? (int)limit_ms : INT_MAX;
     snprintf(out->file, sizeof out->file, "%s", psd_options_string(options, PSD_OPT_cluster_file));
     /* The command line gives this process's number, so no launcher is consulted. */
     const bool by_hand = by_flag(&look, PSD_OPT_join) || (is_server(&look) && by_flag(&look, PSD_OPT_server_index) &&

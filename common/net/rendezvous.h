@@ -25,6 +25,7 @@ typedef struct psd_rendezvous {
     bool is_first;           /* this is server 0 */
     int index;               /* of a server; -1: the coordinator assigns one */
     int worker;              /* place among the workers, from 0; -1: the coordinator assigns one */
+    int join_timeout_ms;     /* how long to try, as in psd/worker.h: -1 without a limit */
     char join[PSD_RENDEZVOUS_TEXT];      /* address of server 0; "": taken from `file`, or this is server 0 */
     char file[1024];                     /* cluster.file; "": none. Server 0 writes it, others read it if `join` is "" */
     char listen[PSD_RENDEZVOUS_TEXT];    /* of a server: its endpoint, ... */

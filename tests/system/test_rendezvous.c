@@ -81,7 +81,6 @@ Test(rendezvous, a_port_without_a_listener_is_69)
     expect_end("join.waiting", "no process listens at 127.0.0.1:1: connection refused", 69);
 }
 
-/* `late` is the last to come, and has the default, which is a limit. */
 Test(rendezvous, with_a_join_timeout_of_0_a_process_still_waits_when_others_have_given_up)
 {
     cluster_spawn(&cluster, &cluster.worker[0], "worker", "psd-worker",
@@ -92,7 +91,7 @@ Test(rendezvous, with_a_join_timeout_of_0_a_process_still_waits_when_others_have
     cluster.n_servers = 1;
     expect_named(&cluster.worker[0], "worker.waiting", "connection refused");
     expect_named(&cluster.server[0], "join.waiting", "connection refused");
-    cluster_spawn(&cluster, &late, "late", "psd-worker", TINY "--insecure --join=tcp://127.0.0.1:1");
+    cluster_spawn(&cluster, &late, "late", "psd-worker", TINY "--insecure --join=tcp://127.0.0.1:1 --join-timeout=6s");
     expect_end("worker.waiting", "connection refused", 69);
     cr_expect_eq(cluster_wait(&cluster.worker[0], 0), -1, "the worker ended with %d", cluster.worker[0].code);
     cr_expect_eq(cluster_wait(&cluster.server[0], 0), -1, "the server ended with %d", cluster.server[0].code);

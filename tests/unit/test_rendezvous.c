@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -302,6 +303,19 @@ Test(rendezvous, where_servers_and_workers_are_one_world_the_servers_come_first)
     set("OMPI_COMM_WORLD_SIZE=3 OMPI_COMM_WORLD_RANK=2");
     worker("");
     cr_expect_eq(at.worker, 2, "a world of workers alone");
+}
+
+Test(rendezvous, a_join_timeout_of_0_has_no_limit_and_none_exceeds_an_int)
+{
+    static const struct {
+        const char *flag;
+        int ms;
+    } cases[] = { { "", 60000 }, { "--join-timeout=0s", -1 }, { "--join-timeout=1ms", 1 }, { "--join-timeout=600h", INT_MAX } };
+    set("PSD_JOIN=tcp://ps0:1");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        worker(cases[i].flag);
+        cr_expect_eq(at.join_timeout_ms, cases[i].ms, "%s: %d", cases[i].flag, at.join_timeout_ms);
+    }
 }
 
 Test(rendezvous, a_rank_that_fits_no_server_is_an_error)
