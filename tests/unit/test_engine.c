@@ -21,6 +21,7 @@ static psd_actions_t out; /* the actions of the last event */
 static uint64_t now = 1000, seq, view;
 static uint64_t before[MOST];                        /* how many lives each worker has had before this one */
 static const char *rule = "sgd(lr=1)", *groups = ""; /* of tensors */
+static const char *lr_rule = "none";
 static const float initial[4] = { 1, 2, 3, 4 };
 
 static psd_peer_t peer_of(uint32_t connection) { return psd_peer_make(5 + connection, 1); }
@@ -80,7 +81,7 @@ static void make(const char *mode, uint32_t welcome)
     config.wanted_index = -1;
     config.nonce = 1;
     config.mode = psd_mode_find(mode);
-    config.lr_rule = psd_lr_rule_find("none");
+    config.lr_rule = psd_lr_rule_find(lr_rule);
     cr_assert_eq(psd_groups_parse(&config.groups, rule, groups, NULL), PSD_OK);
     cr_assert_not_null(engine = psd_engine_new(&config, NULL));
     psd_msg_t msg = { .kind = PSD_MSG_SHARD_WELCOME, .protocol = PSD_PROTOCOL, .job = JOB, .seq = 1, .world = 1, .n_elements = 4 };
@@ -581,6 +582,22 @@ Test(engine, in_asp_a_workers_next_life_is_not_blamed_for_what_was_rejected_befo
     cr_expect(list->contributor[0].worker == 1 && list->contributor[0].incarnation == 2);
     cr_expect_eq(list->contributor[0].samples, 1);
     cr_expect_null(psd_engine_hopeless(engine));
+}
+
+Test(engine, in_asp_a_rate_that_is_divided_by_the_workers_counts_those_that_are_members_now, .fini = teardown)
+{
+    lr_rule = "1/W";
+    begin("asp", 2);
+    push(1, 1, 1);
+    cr_expect_eq(weight(0, 3), 3.5f);
+    log_view(2); /* worker 0 leaves, */
+    push(1, 2, 1);
+    cr_expect_eq(weight(0, 3), 2.5f, "the other is alone");
+    before[0]++; /* and comes again */
+    attach(0);
+    log_view(3);
+    push(0, 1, 1);
+    cr_expect_eq(weight(0, 3), 2.0f);
 }
 
 Test(engine, a_nan_that_is_confessed_is_skipped_where_all_that_is_here_is_finite, .fini = teardown)
