@@ -55,8 +55,10 @@ static void set_job(const psd_report_t *self, psd_metrics_t *m, const psd_node_t
     const double epoch = psd_report_epoch(&facts, psd_node_engine(node)), left = psd_report_value(&facts, PSD_PROGRESS_LEFT);
     if (isfinite(epoch))
         psd_metrics_set(m, PSD_METRIC_EPOCH, NULL, epoch);
-    if (isfinite(left))
+    if (isfinite(left) && facts.state == PSD_JOB_TRAINING) /* as in /status */
         psd_metrics_set(m, PSD_METRIC_TIME_LEFT, NULL, left);
+    else
+        psd_metrics_remove(m, PSD_METRIC_TIME_LEFT, NULL);
     for (uint32_t i = 0; i < facts.n_reports; i++)
         if (psd_report_is_free(facts.report[i].name) || !strcmp(facts.report[i].name, PSD_VALIDATION_LOSS))
             psd_metrics_set(m, PSD_METRIC_VALIDATION, facts.report[i].name, facts.report[i].value);

@@ -1212,6 +1212,7 @@ Test(report, a_missing_worker_is_reported_everywhere, .init = setup_leases, .fin
     say(0, &left, NULL, 0);
     look();
     cr_expect_eq(number_of(json_object_get(page, "progress"), "left_seconds"), 12);
+    cr_expect_eq(metric("psd_time_left_seconds"), 12);
     lose_worker_2();
     push_all(0, (push_t){ .samples = 1 });
     /* The round waits, and closes with the workers that are left when another one has come. */
@@ -1227,6 +1228,7 @@ Test(report, a_missing_worker_is_reported_everywhere, .init = setup_leases, .fin
     cr_expect_str_eq(alert(1), "the job waits for worker 2 (host2), silent for 2 s");
     cr_expect_eq(json_array_size(json_object_get(page, "missing")), 2);
     cr_expect_null(json_object_get(json_object_get(page, "progress"), "left_seconds"), "a job that waits does not get shorter");
+    cr_expect_not(has_metric("psd_time_left_seconds"));
 }
 
 /* ---- readiness ---- */
