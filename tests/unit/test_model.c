@@ -171,6 +171,10 @@ Test(model, rows_that_were_read_ahead_count_for_the_next_call_only_and_for_the_s
     psd_model_t *model = make_model(&shapes[RELU], set);
     const double loss = psd_model_gradient(model, set, every_row(ROWS), ROWS);
     const double of_fewer = psd_model_gradient(model, set, every_row(ROWS), ROWS - 1);
+    const double of_others = psd_model_gradient(model, set, every_row(ROWS) + 1, ROWS - 1);
+    psd_model_expect(model, set, every_row(ROWS), ROWS - 1);
+    cr_expect_eq(psd_model_gradient(model, set, every_row(ROWS) + 1, ROWS - 1), of_others, "a job that goes back has other rows");
+
     psd_model_expect(model, set, every_row(ROWS), ROWS);
     cr_expect_eq(psd_model_gradient(model, set, every_row(ROWS), ROWS - 1), of_fewer);
 
