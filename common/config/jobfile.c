@@ -203,7 +203,8 @@ static bool read_item(reader_t *self, const yaml_event_t *start, char text[PSD_J
     yaml_event_delete(&key);
     self->depth--;
     if (!fits)
-        complain(self, start->start_mark, "a section in %s is too long", self->path);
+        complain(self, start->start_mark, "a section in %s is too long: `match` has at most %d bytes, all else together %d",
+                 self->path, PSD_JOBFILE_MAX_KEY - 1, (int)sizeof others - 1);
     else if (good && (!*match || !*others))
         complain(self, start->start_mark,
                  "a section in %s needs a key match, a pattern of names, and other keys, the values to change", self->path);
