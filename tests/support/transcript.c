@@ -289,20 +289,20 @@ void transcript_say(const char *format, ...)
 
 /* ---- events ---- */
 
-static char event[4096];           /* the present one */
-static bool is_read[sizeof event]; /* the words that begin there and were asked for */
+static char present[4096];           /* the present one */
+static bool is_read[sizeof present]; /* the words that begin there and were asked for */
 
 /* What stands after "NAME=" at the beginning of a word; NULL when there is none. */
-static const char *find(const char *said, const char *name)
+static const char *find(const char *event, const char *name)
 {
     const size_t n = strlen(name);
     bool quoted = false;
-    for (const char *at = said; *at; at++) {
+    for (const char *at = event; *at; at++) {
         quoted ^= *at == '"';
-        if (quoted || (at != said && at[-1] != ' ') || strncmp(at, name, n) || at[n] != '=')
+        if (quoted || (at != event && at[-1] != ' ') || strncmp(at, name, n) || at[n] != '=')
             continue;
-        if (at >= event && at < event + sizeof event)
-            is_read[at - event] = true;
+        if (at >= present && at < present + sizeof present)
+            is_read[at - present] = true;
         return at + n + 1;
     }
     return NULL;
@@ -312,9 +312,9 @@ static const char *find(const char *said, const char *name)
 static const char *unread(void)
 {
     bool quoted = false;
-    for (const char *at = event; *at; at++) {
+    for (const char *at = present; *at; at++) {
         quoted ^= *at == '"';
-        if (quoted || at == event || at[-1] != ' ' || is_read[at - event])
+        if (quoted || at == present || at[-1] != ' ' || is_read[at - present])
             continue;
         const size_t n = strspn(at, "abcdefghijklmnopqrstuvwxyz_0123456789");
         if (n && at[n] == '=')
@@ -323,16 +323,16 @@ static const char *unread(void)
     return NULL;
 }
 
-double transcript_number(const char *said, const char *name, double otherwise)
+double transcript_number(const char *event, const char *name, double otherwise)
 {
-    const char *at = find(said, name);
+    const char *at = find(event, name);
     return at ? strtod(at, NULL) : otherwise;
 }
 
-const char *transcript_text(const char *said, const char *name)
+const char *transcript_text(const char *event, const char *name)
 {
     static char text[4096];
-    const char *at = find(said, name);
+    const char *at = find(event, name);
     if (!at)
         return "";
     const bool quoted = *at == '"';
@@ -341,11 +341,11 @@ const char *transcript_text(const char *said, const char *name)
     return text;
 }
 
-void transcript_fields(const char *said, psd_msg_t *msg)
+void transcript_fields(const char *event, psd_msg_t *msg)
 {
     for (const field_t *field = of_msg; field->name; field++) {
         void *at = (char *)msg + field->at;
-        const char *value = find(said, field->name);
+        const char *value = find(event, field->name);
         if (!value)
             continue;
         if (field->type == U32)
@@ -357,7 +357,7 @@ void transcript_fields(const char *said, psd_msg_t *msg)
         else if (field->type == BOOL)
             *(bool *)at = *value == '1';
         else
-            snprintf(at, sizeof msg->text, "%.*s", (int)sizeof msg->text - 1, transcript_text(said, field->name));
+            snprintf(at, sizeof msg->text, "%.*s", (int)sizeof msg->text - 1, transcript_text(event, field->name));
     }
 }
 
@@ -391,13 +391,13 @@ const char *transcript_play(const char *name, transcript_perform_t *perform, tra
     for (const char *at = wanted; *at;) {
         const size_t length = strcspn(at, "\n");
         memset(is_read, 0, sizeof is_read);
-        snprintf(event, sizeof event, "%.*s", (int)length, at);
-        if (event[0] != ' ')
-            fprintf(page, "%s\n", event);
-        if (event[0] == '>')
-            perform(event + 2);
+        snprintf(present, sizeof present, "%.*s", (int)length, at);
+        if (present[0] != ' ')
+            fprintf(page, "%s\n", present);
+        if (present[0] == '>')
+            perform(present + 2);
         flush_lines();
-        if (event[0] == '>' && unread() && !*odd)
+        if (present[0] == '>' && unread() && !*odd)
             snprintf(odd, sizeof odd, "%s: no event of this kind has \"%s\"", path, unread());
         at += length + (at[length] == '\n');
     }

@@ -12,7 +12,8 @@ typedef void transcript_perform_t(const char *event);
 typedef const char *transcript_name_t(psd_peer_t peer);
 
 /* Play tests/golden/transcripts/NAME.txt. Lines that begin with "#", and empty ones, stay as they are. NULL when the machine does
- * what the file says; otherwise the first difference, or an event's "NAME=..." for which nobody has asked, valid until the next call. */
+ * what the file says; otherwise the first difference, or an event's "NAME=..." for which nobody has asked, valid until the next
+ * call. */
 const char *transcript_play(const char *name, transcript_perform_t *perform, transcript_name_t *name_of);
 
 /* Write these actions down as those of time `now_ms`, and drop them. One that comes again below the same event stands there once,

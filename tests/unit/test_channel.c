@@ -165,22 +165,29 @@ Test(channel, messages_without_room_wait_in_order)
     psd_buf_unref(&buf);
 }
 
-Test(channel, a_peer_that_holds_all_tickets_gets_another_when_it_returns_one)
+static psd_buf_t *held[PSD_BOARD_TICKETS];
+
+/* The near end holds as many payloads as there are tickets, and one more waits. */
+static void hold_all(psd_buf_t *buf)
 {
-    static psd_buf_t *held[PSD_BOARD_TICKETS];
-    psd_buf_t *buf = filled(far_arena, PSD_CHANNEL_SMALL + 4, 1);
     int n = 0;
     for (int i = 0; i <= PSD_BOARD_TICKETS; i++)
         cr_assert_eq(psd_channel_send(far, "h", 1, buf), PSD_OK);
     while (psd_channel_tend(far, &err) == PSD_OK && psd_channel_receive(near, &post, &payload, &err) == 1)
         held[n++] = payload;
     cr_assert_eq(n, PSD_BOARD_TICKETS);
+}
+
+Test(channel, a_peer_that_holds_all_tickets_gets_another_when_it_returns_one)
+{
+    psd_buf_t *buf = filled(far_arena, PSD_CHANNEL_SMALL + 4, 1);
+    hold_all(buf);
     cr_expect_not(psd_channel_has_news(far));
     psd_buf_unref(&held[77]);
     cr_expect(psd_channel_has_news(far));
     cr_assert_eq(psd_channel_tend(far, &err), PSD_OK);
     cr_assert_eq(psd_channel_receive(near, &post, &held[77], &err), 1);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < PSD_BOARD_TICKETS; i++)
         psd_buf_unref(&held[i]);
     psd_channel_tend(far, &err);
     psd_buf_unref(&buf);
@@ -228,19 +235,14 @@ Test(channel, a_sender_that_sleeps_while_messages_wait_is_woken_when_there_is_ro
 
 Test(channel, a_sender_that_sleeps_without_a_ticket_is_woken_when_one_comes_back)
 {
-    static psd_buf_t *held[PSD_BOARD_TICKETS];
     psd_buf_t *buf = filled(far_arena, PSD_CHANNEL_SMALL + 4, 1);
-    int n = 0;
-    for (int i = 0; i <= PSD_BOARD_TICKETS; i++)
-        cr_assert_eq(psd_channel_send(far, "h", 1, buf), PSD_OK);
-    while (psd_channel_tend(far, &err) == PSD_OK && psd_channel_receive(near, &post, &payload, &err) == 1)
-        held[n++] = payload;
+    hold_all(buf);
     while (is_woken())
         ;
     psd_channel_sleep(far);
     psd_buf_unref(&held[5]);
     cr_expect(is_woken());
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < PSD_BOARD_TICKETS; i++)
         psd_buf_unref(&held[i]);
     psd_buf_unref(&buf);
 }

@@ -37,13 +37,14 @@ static const psd_job_settings_t job = { .text = "mode=x", .mode = "bsp", .optimi
 
 static uint64_t ns(void) { return now * 1000000; }
 
-/* The clock of this process, which a test may put forward; libraries have their own. */
-static time_t later_s;
+/* The clock of this process, which a test may stop at a second; libraries have their own. */
+static time_t stopped_s;
 
 int clock_gettime(clockid_t id, struct timespec *t)
 {
     const int rc = (int)syscall(SYS_clock_gettime, id, t);
-    t->tv_sec += id == CLOCK_MONOTONIC ? later_s : 0;
+    if (id == CLOCK_MONOTONIC && stopped_s)
+        *t = (struct timespec){ .tv_sec = stopped_s };
     return rc;
 }
 
@@ -1264,10 +1265,11 @@ Test(report, a_job_is_ready_when_its_workers_are_here, .fini = teardown)
 
 Test(report, a_server_that_publishes_nothing_for_five_seconds_is_not_alive, .init = setup, .fini = teardown)
 {
+    stopped_s = 1000000;
     psd_report_publish(report, node, now, status);
-    later_s = 4;
+    stopped_s += 4;
     cr_expect_eq(get("/livez"), 200, "%s", reply);
-    later_s = 6;
+    stopped_s += 2;
     cr_expect_eq(get("/livez"), 500, "%s", reply);
     psd_report_publish(report, node, now, status);
     cr_expect_eq(get("/livez"), 200, "%s", reply);
