@@ -243,8 +243,9 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     take_message(arg, peer, header, n_header, payload);
 }
 
-/* Take a message from a socket or a link. A payload that came through memory is read in place, and may change meanwhile: the
- * session copies parts before it checks them; encoded parts are copied here first. */
+/* Take a message from a socket or a link. A payload that came through memory is read in place, and its server may change it
+ * meanwhile: that spoils the values of a plain part, which are the server's anyway; an encoded part is checked before it is decoded, so
+ * it is copied here first. */
 static void take_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
     psd_driver_t *self = arg;

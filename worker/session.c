@@ -997,14 +997,15 @@ static void on_init_wanted(psd_session_t *self, const psd_heard_t *in)
 
 /* ---- weights ---- */
 
-/* Copy, and return the checksum extended over the copied data, in one pass over memory. */
-static uint32_t copy_checked(float *to, const float *from, size_t left, uint32_t crc)
+/* Copy, and return the checksum extended over the data, in one pass over memory: the checksum brings a block into the cache, and the
+ * copy takes it from there. */
+static uint32_t copy_checked(const psd_session_t *self, float *to, const float *from, size_t left, uint32_t crc)
 {
     enum { BLOCK = 4096 };
     for (size_t n; left; left -= n, from += n, to += n) {
         n = left < BLOCK ? left : BLOCK;
-        memcpy(to, from, n * sizeof *from);
-        crc = psd_crc32c_extend(crc, to, n * sizeof *to); /* over the copy: the source may change meanwhile */
+        crc = psd_crc32c_extend(crc, from, n * sizeof *from);
+        psd_copy_large(to, from, n * sizeof *from, self->is_large);
     }
     return crc;
 }
@@ -1028,7 +1029,7 @@ static bool copy_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd
         float *at = to[c->tensor] + c->offset;
         const bool placed = place(self, to, at, payload, from, c->n);
         if (!msg->proven)
-            crc = placed ? psd_crc32c_extend(crc, at, c->n * sizeof *at) : copy_checked(at, from, c->n, crc);
+            crc = placed ? psd_crc32c_extend(crc, at, c->n * sizeof *at) : copy_checked(self, at, from, c->n, crc);
         else if (!placed)
             psd_copy_large(at, from, c->n * sizeof *from, self->is_large);
     }
