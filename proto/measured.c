@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/optim/aggregate.h"
-
 /* Number of floats of one sum. */
 enum { BLOCK = 4096 };
 
@@ -13,6 +11,8 @@ typedef struct measured {
     psd_buf_t buf;
     psd_buf_t *bytes;
     double squares;
+    uint32_t n_terms; /* of a joint gradient; 0: it is none */
+    double weight[PSD_AGGREGATE_TAKEN];
 } measured_t;
 
 static void release(psd_buf_t *buf)
@@ -43,9 +43,47 @@ psd_buf_t *psd_measured_new(psd_buf_t **bytes, double squares)
     assert(self && "no memory for a gradient's measure");
     self->bytes = *bytes;
     self->squares = squares;
+    self->n_terms = 0;
     psd_buf_init(&self->buf, self->bytes->data, self->bytes->n_bytes, release);
     *bytes = NULL;
     return &self->buf;
+}
+
+void psd_measured_join(void *to, psd_buf_t *const *from, const double *weight, uint32_t n, bool large, double *squares)
+{
+    const float *x[PSD_AGGREGATE_TAKEN];
+    float *out = to;
+    assert(n >= 2 && n <= PSD_AGGREGATE_TAKEN);
+    for (uint32_t k = 0; k < n; k++) {
+        x[k] = from[k]->data;
+        squares[k] = 0;
+    }
+    for (size_t left = from[0]->n_bytes / sizeof *out, count; left; left -= count, out += count) {
+        double of_block[PSD_AGGREGATE_TAKEN];
+        count = block_of(left);
+        psd_aggregate_taken(out, x, weight, of_block, n, large, count);
+        for (uint32_t k = 0; k < n; k++) {
+            squares[k] += of_block[k];
+            x[k] += count;
+        }
+    }
+}
+
+psd_buf_t *psd_measured_new_joint(psd_buf_t *mean, double squares, const double *weight, uint32_t n)
+{
+    psd_buf_t *bytes = psd_buf_ref(mean), *joint = psd_measured_new(&bytes, squares);
+    measured_t *self = (measured_t *)joint;
+    self->n_terms = n;
+    memcpy(self->weight, weight, n * sizeof *weight);
+    return joint;
+}
+
+uint32_t psd_measured_terms(const psd_buf_t *self, const double **weight)
+{
+    if (!self || self->release != release)
+        return 0;
+    *weight = ((const measured_t *)self)->weight;
+    return ((const measured_t *)self)->n_terms;
 }
 
 bool psd_measured_is(const psd_buf_t *self, size_t n) { return self->release == release && self->n_bytes == n * sizeof(float); }

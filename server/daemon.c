@@ -85,6 +85,7 @@ static uint64_t random_number(void)
 
 /* The events, which opening and watching refer to, and the end, which any event may bring. */
 static void on_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload);
+static bool on_term(void *arg, uint64_t peer, const void *header, size_t n_header, size_t n_payload, psd_term_t *out);
 static void on_bad(void *arg, uint64_t peer, const char *why);
 static void on_denied(void *arg, const char *why);
 static void on_tick(uv_timer_t *timer);
@@ -136,6 +137,7 @@ static int open_entrance(daemon_t *self, psd_err_t *err)
                                                                 .has_peers = psd_options_int(self->options, PSD_OPT_servers) > 1,
                                                                 .memory_max = psd_options_uint(self->options, PSD_OPT_memory_max),
                                                                 .on_message = on_message,
+                                                                .on_term = on_term,
                                                                 .on_bad = on_bad,
                                                                 .arg = self },
                                       err);
@@ -394,6 +396,16 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
     psd_buf_unref(&body);
     carry_out(self);
     tell_ready(self);
+}
+
+/* The place of a gradient in the mean that its round is expected to be, before it is taken out of its sender's memory. */
+static bool on_term(void *arg, uint64_t peer, const void *header, size_t n_header, size_t n_payload, psd_term_t *out)
+{
+    const daemon_t *self = arg;
+    psd_msg_t msg;
+    psd_err_t err;
+    return n_header > PSD_SEAL && psd_msg_decode(&msg, header, n_header - PSD_SEAL, n_payload, &err) == PSD_OK &&
+           psd_engine_term(psd_node_engine(self->node), peer, &msg, out);
 }
 
 static void on_bad(void *arg, uint64_t peer, const char *why)

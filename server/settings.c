@@ -8,8 +8,9 @@
 #include "common/config/number.h"
 
 /* A pass over sums in double precision costs as much memory traffic as about four gradients, so early summing only pays with many
- * workers; with fewer, gradients are kept as they arrived until their step. */
-enum { FOLD_AT = 3, FOLD_FROM = 16 };
+ * workers. With fewer, gradients are kept as they arrived until their step, or only their mean, if they arrive together through
+ * memory: for that, rounds of two workers and more are foretold. */
+enum { FOLD_AT = 3, FOLD_FROM = 16, FORETELL_FROM = 2 };
 
 static bool is_word(const psd_options_t *options, psd_option_id_t id, const char *word)
 {
@@ -40,6 +41,7 @@ static void read_engine(psd_settings_t *out, const psd_options_t *options, const
     engine->max_skipped = psd_options_uint(options, PSD_OPT_sync_max_skipped);
     engine->look_every = psd_options_uint(options, PSD_OPT_health_every);
     engine->fold_at = FOLD_AT;
+    engine->fold_from = FOLD_FROM;
     assert(engine->mode && engine->lr_rule && "the option table admits only names of these tables");
     if (at->is_first)
         return;
@@ -70,7 +72,7 @@ static void read_coordinator(psd_settings_t *out, const psd_options_t *options)
                                                    .start_timeout_ms = patience_ms,
                                                    .patience_ms = patience_ms,
                                                    .mode = out->engine.mode,
-                                                   .fold_from = FOLD_FROM,
+                                                   .fold_from = FORETELL_FROM,
                                                    .accumulate = out->engine.accumulate,
                                                    .quarantine_after = psd_options_uint(options, PSD_OPT_sync_quarantine_after),
                                                    .groups = out->engine.groups,

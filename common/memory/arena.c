@@ -22,6 +22,7 @@ typedef struct zone {
 struct psd_arena {
     atomic_uint refs; /* the owner's, and one of each buffer */
     pthread_mutex_t lock;
+    int (*make)(psd_segment_t *self, size_t n_bytes, psd_err_t *err); /* its segments */
     size_t most_units, used_units, all_units;
     atomic_uint n_zones;
     zone_t *zone[PSD_ARENA_SEGMENTS]; /* pointers below n_zones never change; the lock guards the zones */
@@ -113,7 +114,7 @@ static void zone_destroy(zone_t *self)
 }
 
 /* A zone of `n_units`, a power of two. The arrays about units take memory only as units are used. */
-static zone_t *zone_new(uint32_t n_units)
+static zone_t *zone_new(const psd_arena_t *arena, uint32_t n_units)
 {
     zone_t *self = calloc(1, sizeof *self);
     if (!self)
@@ -122,7 +123,7 @@ static zone_t *zone_new(uint32_t n_units)
     self->order = malloc(n_units);
     self->next = calloc(n_units, sizeof *self->next);
     self->prev = calloc(n_units, sizeof *self->prev);
-    if (!self->order || !self->next || !self->prev || psd_segment_make(&self->memory, (size_t)n_units * UNIT, NULL) != PSD_OK) {
+    if (!self->order || !self->next || !self->prev || arena->make(&self->memory, (size_t)n_units * UNIT, NULL) != PSD_OK) {
         zone_destroy(self);
         return NULL;
     }
@@ -140,7 +141,7 @@ static zone_t *grow(psd_arena_t *self, uint32_t n_units)
     size_t want = self->all_units * UNIT;
     want = want < FIRST_BYTES ? FIRST_BYTES : want > MOST_GROWTH ? MOST_GROWTH : want;
     const unsigned growth = ceil_order((uint32_t)(want / UNIT)), need = ceil_order(n_units), order = growth > need ? growth : need;
-    zone_t *zone = n < PSD_ARENA_SEGMENTS && order < ORDERS ? zone_new(UINT32_C(1) << order) : NULL;
+    zone_t *zone = n < PSD_ARENA_SEGMENTS && order < ORDERS ? zone_new(self, UINT32_C(1) << order) : NULL;
     if (!zone)
         return NULL;
     self->all_units += zone->n_units;
@@ -151,17 +152,25 @@ static zone_t *grow(psd_arena_t *self, uint32_t n_units)
 
 /* ---- the arena ---- */
 
-psd_arena_t *psd_arena_new(size_t most_bytes, psd_err_t *err)
+static psd_arena_t *new_arena(size_t most_bytes, int (*make)(psd_segment_t *, size_t, psd_err_t *), psd_err_t *err)
 {
     psd_arena_t *self = calloc(1, sizeof *self);
     if (!self) {
         psd_err_set(err, PSD_ENOMEM, "no memory for an arena");
         return NULL;
     }
+    self->make = make;
     self->most_units = most_bytes / UNIT;
     atomic_init(&self->refs, 1);
     pthread_mutex_init(&self->lock, NULL);
     return self;
+}
+
+psd_arena_t *psd_arena_new(size_t most_bytes, psd_err_t *err) { return new_arena(most_bytes, psd_segment_make, err); }
+
+psd_arena_t *psd_arena_new_private(size_t most_bytes, psd_err_t *err)
+{
+    return new_arena(most_bytes, psd_segment_make_private, err);
 }
 
 static void unref(psd_arena_t *self)

@@ -22,6 +22,9 @@ typedef struct psd_arena psd_arena_t;
  * ones as it grows. NULL, with `err` set, when memory runs out. */
 psd_arena_t *psd_arena_new(size_t most_bytes, psd_err_t *err);
 
+/* The same that no peer can read: large buffers that come and go lie in huge pages. */
+psd_arena_t *psd_arena_new_private(size_t most_bytes, psd_err_t *err);
+
 /* The owner is done; the memory lives until the last buffer is gone. Sets `*self_p` to NULL; NULL is fine. */
 void psd_arena_destroy(psd_arena_t **self_p);
 

@@ -81,6 +81,19 @@ int psd_segment_make(psd_segment_t *self, size_t n_bytes, psd_err_t *err)
     return PSD_OK;
 }
 
+int psd_segment_make_private(psd_segment_t *self, size_t n_bytes, psd_err_t *err)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    *self = PSD_NO_SEGMENT;
+    n_bytes = n_bytes > SIZE_MAX / 2 ? n_bytes : (n_bytes + page - 1) / page * page;
+    void *at = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED)
+        return psd_err_set(err, PSD_ESYSTEM, "cannot make %zu bytes of memory: %s", n_bytes, strerror(errno));
+    madvise(at, n_bytes, MADV_HUGEPAGE);
+    *self = (psd_segment_t){ .at = at, .n_bytes = n_bytes, .fd = -1 };
+    return PSD_OK;
+}
+
 /* Why a peer's descriptor is refused; NULL: it is not. Check the seals first, because any other query of a file on a user-space
  * file system could block until its owner answers. Refuse hugetlbfs, where a read fails when no huge page is left, even of a sealed
  * file. */

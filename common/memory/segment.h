@@ -21,6 +21,9 @@ typedef struct psd_segment {
  * shared memory. PSD_ESYSTEM, and `*self` is PSD_NO_SEGMENT. */
 int psd_segment_make(psd_segment_t *self, size_t n_bytes, psd_err_t *err);
 
+/* The same that no peer can get: without a descriptor, and in huge pages wherever the system has them. */
+int psd_segment_make_private(psd_segment_t *self, size_t n_bytes, psd_err_t *err);
+
 /* Map a segment that a peer has handed over, read-only; takes `fd` and closes it, even on failure. PSD_EPROTO when it is not
  * memory, when its size is not sealed, or above `most_bytes`; PSD_ESYSTEM when it cannot be mapped. `*self` is PSD_NO_SEGMENT
  * then. */

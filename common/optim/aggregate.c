@@ -1,7 +1,9 @@
 #include "common/optim/aggregate.h"
 
+#include <assert.h>
 #include <string.h>
 
+#include "common/base/copy.h"
 #include "common/base/lanes.h"
 #include "common/optim/kernels/kernel.h"
 
@@ -70,11 +72,36 @@ double psd_sum_of_squares(const float *x, size_t n)
     return psd_lanes_total(sum);
 }
 
+static bool may_stream(const float *to, bool large) { return large && (uintptr_t)to % 16 == 0; }
+
 double psd_sum_of_squares_copied(float *to, const float *x, bool large, size_t n)
 {
     psd_lanes_t sum = { 0 };
-    psd_isa_active()->copied(sum, to, x, large && (uintptr_t)to % 16 == 0, n);
+    psd_isa_active()->copied(sum, to, x, may_stream(to, large), n);
     return psd_lanes_total(sum);
+}
+
+void psd_aggregate_taken(float *out, const float *const *g, const double *weight, double *squares, size_t k, bool large, size_t n)
+{
+    enum { BLOCK = 1024 };
+    assert(k >= 2 && k <= PSD_AGGREGATE_TAKEN);
+    const psd_isa_t *isa = psd_isa_active();
+    psd_lanes_t sum[PSD_AGGREGATE_TAKEN] = { { 0 } };
+    if (k == 2)
+        isa->taken(sum, out, g[0], weight[0], g[1], weight[1], may_stream(out, large), n);
+    for (size_t from = 0, count; k > 2 && from < n; from += count) {
+        float own[PSD_AGGREGATE_TAKEN][BLOCK], mean[BLOCK];
+        const float *term[PSD_AGGREGATE_TAKEN];
+        count = n - from < BLOCK ? n - from : BLOCK;
+        for (size_t i = 0; i < k; i++) {
+            isa->copied(sum[i], own[i], g[i] + from, false, count);
+            term[i] = own[i];
+        }
+        psd_aggregate(mean, term, weight, k, count);
+        psd_copy_large(out + from, mean, count * sizeof *mean, large);
+    }
+    for (size_t i = 0; i < k; i++)
+        squares[i] = psd_lanes_total(sum[i]);
 }
 
 static const char *const names[] = {

@@ -42,6 +42,13 @@ void psd_aggregate_divide(float *out, const double *acc, double divisor, size_t 
  * comes with it. */
 double psd_sum_of_squares(const float *x, size_t n);
 
+enum { PSD_AGGREGATE_TAKEN = 8 };
+
+/* The mean of gradients that others may write to: out as psd_aggregate, and squares[k] the sum of squares of g[k], each float of
+ * which is read once, so that both are of the same values. k is 2 to PSD_AGGREGATE_TAKEN; none is NULL. A `large` one bypasses the
+ * cache. */
+void psd_aggregate_taken(float *out, const float *const *g, const double *weight, double *squares, size_t k, bool large, size_t n);
+
 /* The same of floats that are copied to `to`, each being read once: the sum is that of the copy even while another process writes
  * to x. A `large` copy bypasses the cache (common/base/copy.h). */
 double psd_sum_of_squares_copied(float *to, const float *x, bool large, size_t n);

@@ -502,8 +502,16 @@ static void add_gradients(const psd_engine_t *self, psd_work_t *work, psd_applie
     const psd_reduce_t how = self->config.reduce;
     for (uint32_t k = 0; k < n; k++) {
         const psd_inbox_t *push = &contributor[k]->inbox;
+        const double *of_joint;
         if (!push->parked[work->part])
             continue;
+        if (push->joint && psd_measured_terms(push->parked[work->part], &of_joint)) { /* it is the mean over all of them */
+            while (work->n_gradients)
+                psd_buf_unref(&work->gradient[--work->n_gradients]);
+            work->weight[0] = 1;
+            work->gradient[work->n_gradients++] = psd_buf_ref(push->parked[work->part]);
+            return;
+        }
         work->weight[work->n_gradients] =
             gathers(self) ? psd_reduce_term(how, push->samples) : psd_reduce_weight(how, push->samples, total, n_all);
         work->gradient[work->n_gradients++] = psd_buf_ref(push->parked[work->part]);
@@ -596,7 +604,76 @@ static bool can_fold(const psd_engine_t *self, uint32_t i)
     const psd_member_t *expected = &self->forecast.member[i];
     const psd_applied_row_t *w = psd_applied_member(&self->applied, expected->worker);
     return w && w->incarnation == expected->incarnation && w->inbox.complete && w->inbox.samples &&
-           w->inbox.samples == expected->samples && !w->inbox.nonfinite;
+           w->inbox.samples == expected->samples && !w->inbox.nonfinite && !w->inbox.joint;
+}
+
+/* ---- means that are computed while gradients are taken in ---- */
+
+/* Whether the open round may be a mean that is computed before the round is decided: a plain one, of few gradients as they are. */
+static bool may_join(const psd_engine_t *self)
+{
+    return self->forecast.n >= 2 && self->forecast.n <= PSD_AGGREGATE_TAKEN && is_started(self) && !gathers(self) &&
+           psd_coding_is_lossless(&self->config.codings.push) && !psd_rule_votes(&psd_groups_rest(&self->config.groups)->rule);
+}
+
+/* Whether the shard has this part, and of this many elements: one without parameters has none. */
+static bool is_part(const psd_engine_t *self, uint32_t part, uint32_t n_elements)
+{
+    return part < psd_shard_parts(self->shard) && n_elements == psd_shard_elements(self->shard, part);
+}
+
+/* A push's place in the mean that its round is expected to be. False: it has none. */
+static bool find_term(const psd_engine_t *self, const psd_applied_row_t *w, const psd_msg_t *msg, psd_term_t *out)
+{
+    const psd_forecast_t *expected = &self->forecast;
+    uint32_t i = 0;
+    if (!may_join(self) || msg->chunks || !msg->samples || msg->nonfinite)
+        return false;
+    while (i < expected->n && expected->member[i].worker != w->id)
+        i++;
+    if (i == expected->n || expected->member[i].incarnation != w->incarnation ||
+        (expected->samples && expected->member[i].samples != msg->samples))
+        return false;
+    const uint64_t total = expected->samples ? expected->samples : msg->samples * expected->n;
+    *out = (psd_term_t){ .mean = msg->clock * self->n_parts + msg->part,
+                         .n = expected->n,
+                         .index = i,
+                         .weight = psd_reduce_weight(self->config.reduce, msg->samples, total, expected->n) };
+    return true;
+}
+
+bool psd_engine_term(const psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, psd_term_t *out)
+{
+    if (msg->kind != PSD_MSG_PUSH || msg->job != self->job || msg->shard != self->index)
+        return false;
+    const psd_applied_row_t *w = psd_applied_member(&self->applied, msg->worker);
+    if (!w || w->peer != from || w->incarnation != msg->incarnation || msg->clock != w->applied + 1 ||
+        !find_term(self, w, msg, out) || msg->parts != self->n_parts || !is_part(self, msg->part, msg->n_elements) ||
+        (w->inbox.held && w->inbox.samples != msg->samples))
+        return false;
+    for (uint32_t k = 0; k < self->forecast.n; k++) {
+        const psd_applied_row_t *other = psd_applied_member(&self->applied, self->forecast.member[k].worker);
+        if (!other || psd_inbox_has(&other->inbox, msg->part))
+            return false;
+    }
+    return true;
+}
+
+/* Whether a payload is a gradient of its own, or the mean that the round is expected to be. */
+static bool joins_as_expected(const psd_engine_t *self, const psd_applied_row_t *w, const psd_heard_t *in)
+{
+    const psd_forecast_t *expected = &self->forecast;
+    const double *weight;
+    const uint32_t n = psd_measured_terms(in->payload, &weight);
+    psd_term_t term;
+    if (!n)
+        return true;
+    bool same = find_term(self, w, in->msg, &term) && n == term.n && weight[term.index] == term.weight;
+    for (uint32_t i = 0; same && i < n; i++)
+        same = weight[i] == (expected->samples ? psd_reduce_weight(self->config.reduce, expected->member[i].samples,
+                                                                   expected->samples, expected->n)
+                                               : term.weight);
+    return same;
 }
 
 /* Add up the pushes whose turn has come, if there are enough to be worth a pass over the sums, and free their payloads. When all
@@ -605,8 +682,9 @@ static void fold_ready(psd_engine_t *self, psd_actions_t *out)
 {
     const uint32_t first = self->n_folded;
     uint32_t n = 0;
-    if (!self->forecast.n || !self->config.fold_at || psd_rule_votes(&psd_groups_rest(&self->config.groups)->rule) ||
-        !psd_shard_parts(self->shard) || self->n_folding || self->update.open)
+    if (!self->forecast.n || !self->config.fold_at || self->forecast.n < self->config.fold_from ||
+        psd_rule_votes(&psd_groups_rest(&self->config.groups)->rule) || !psd_shard_parts(self->shard) || self->n_folding ||
+        self->update.open)
         return;
     const psd_applied_row_t *lowest = self->applied.row[self->forecast.member[0].worker];
     if (lowest && lowest->inbox.complete)
@@ -637,17 +715,19 @@ static void fold_ready(psd_engine_t *self, psd_actions_t *out)
     self->stats.folded += n;
 }
 
-/* The open round will differ from the forecast. Sums cannot be taken apart, so request the added pushes again. */
+/* The open round will differ from the forecast. Sums cannot be taken apart, so request the pushes again that were added up, here or
+ * while they were taken in. */
 static void unfold(psd_engine_t *self, psd_actions_t *out)
 {
     assert(!self->n_folding && "the log waits for threads");
-    for (uint32_t i = 0; i < self->n_folded; i++) {
+    for (uint32_t i = 0; i < self->forecast.n; i++) {
         psd_applied_row_t *w = self->applied.row[self->forecast.member[i].worker];
-        if (!w || !w->inbox.folded)
+        if (!w || !(w->inbox.folded || w->inbox.joint))
             continue;
-        self->stats.asked_again++;
+        const bool was_complete = w->inbox.complete;
+        self->stats.asked_again += was_complete;
         psd_applied_drop_open(&self->applied, w);
-        w->is_again = true;
+        w->is_again |= was_complete;
         if (w->standing == PSD_MEMBER && w->peer)
             send_progress(self, w, 0, out);
     }
@@ -921,6 +1001,14 @@ static double rate_of_round(const psd_engine_t *self)
     return self->config.mode->rate(&p);
 }
 
+static bool any_joint(psd_applied_row_t *const *w, uint32_t n)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < n; i++)
+        any |= w[i]->inbox.joint;
+    return any;
+}
+
 /* The coordinator has closed the round: make a step from these contributors, or a part of one (`waits`), or none; then every member
  * may continue with the next. */
 static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round_t *round, bool waits, psd_actions_t *out)
@@ -938,7 +1026,7 @@ static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round
     }
     count_skipped(self, round, out);
     self->stepping_for = NULL;
-    assert((!round->apply || !self->n_folded || psd_forecast_comes_true(&self->forecast, round)) &&
+    assert((!round->apply || (!self->n_folded && !any_joint(contributor, n)) || psd_forecast_comes_true(&self->forecast, round)) &&
            "the coordinator announces a round that is another than expected");
     if (waits)
         gather(self, contributor, n, total, out);
@@ -1303,6 +1391,7 @@ static void want_again(psd_engine_t *self, const psd_applied_row_t *w, uint32_t 
 static void on_complete(psd_engine_t *self, uint64_t now_ms, psd_applied_row_t *w, psd_actions_t *out)
 {
     self->stats.pushes++;
+    self->stats.folded += w->inbox.joint;
     psd_applied_complete(&self->applied, w, now_ms);
     const psd_progress_t p = look(self, w);
     const psd_push_t verdict = self->config.mode->whole_push(&p);
@@ -1331,7 +1420,7 @@ static bool push_is_good(psd_engine_t *self, psd_peer_t from, psd_applied_row_t 
     }
     bool whole = !msg->samples && !msg->n_elements; /* one empty part for a clock without samples */
     if (msg->parts != self->n_parts ||
-        (msg->n_elements && (msg->n_elements != psd_shard_elements(self->shard, msg->part) ||
+        (msg->n_elements && (!is_part(self, msg->part, msg->n_elements) ||
                              (msg->chunks && msg->chunks != psd_shard_chunks_of(self->shard, msg->part))))) {
         refuse(self, from, PSD_REFUSAL_SHAPE, out, "push of part %u/%u with %u elements; shard %u has %u parts%s", msg->part,
                msg->parts, msg->n_elements, self->index, self->n_parts,
@@ -1416,6 +1505,10 @@ static void on_push(psd_engine_t *self, const psd_heard_t *in)
     uint32_t bad;
     if (!look_into(self, in, w, &norm2, &bad))
         return;
+    if (!joins_as_expected(self, w, in)) {
+        want_again(self, w, in->msg->part, in->out);
+        return;
+    }
     self->stats.messages++;
     if (psd_inbox_take(&w->inbox, in->msg, in->payload, norm2, bad, self->version))
         on_complete(self, in->now_ms, w, in->out);
@@ -1506,8 +1599,7 @@ static void on_residual(psd_engine_t *self, const psd_heard_t *in)
         tend_residuals(self, in->now_ms, in->out);
         return;
     }
-    if (msg->parts != self->n_parts || msg->n_elements != psd_shard_elements(self->shard, msg->part) || msg->chunks ||
-        msg->codec != PSD_CODEC_F32) {
+    if (msg->parts != self->n_parts || !is_part(self, msg->part, msg->n_elements) || msg->chunks || msg->codec != PSD_CODEC_F32) {
         refuse(self, in->from, PSD_REFUSAL_SHAPE, in->out, "residual of part %u/%u with %u elements; shard %u has %u parts",
                msg->part, msg->parts, msg->n_elements, self->index, self->n_parts);
         return;

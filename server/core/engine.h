@@ -9,6 +9,7 @@
 #include "common/optim/groups.h"
 #include "common/optim/schedule.h"
 #include "proto/actions.h"
+#include "proto/measured.h"
 #include "server/core/mode.h"
 #include "server/core/saver.h"
 #include "server/core/shard.h"
@@ -39,8 +40,9 @@ typedef struct psd_engine_config {
     psd_buf_t *(*new_weights)(void *arg, size_t n_bytes); /* where weights lie, see psd_shard_use; NULL: anywhere */
     void *new_weights_arg;
     char *(*print_rule)(const psd_rule_t *rule, char text[PSD_RULE_TEXT]); /* psd_rule_print, for the log */
-    uint32_t
-        fold_at; /* pushes whose turn has come that are added up together before a round is decided, see forecast.h; 0: none are */
+    uint32_t fold_at;   /* pushes whose turn has come that are added up together before a round is decided, see forecast.h; 0:
+                           none are */
+    uint32_t fold_from; /* least contributors of a round with which they are */
 } psd_engine_config_t;
 
 enum { PSD_STALENESS_BUCKETS = 13 }; /* <= 0, 1, 2, 4, ... 1024, more: those of the metric */
@@ -74,6 +76,11 @@ void psd_engine_destroy(psd_engine_t **self_p);
 /* A well-formed message from `from` (proto/message.h checked it); `payload` is NULL when empty, borrowed. */
 void psd_engine_message(psd_engine_t *self, uint64_t now_ms, psd_peer_t from, const psd_msg_t *msg, psd_buf_t *payload,
                         psd_actions_t *out);
+
+/* A driver that takes gradients out of its peers' memory may add them up on the way, if their round is expected to be their mean:
+ * the place of this push, not yet delivered, in that mean. False: it stands alone, or another has come alone. Those that are added
+ * up are delivered as joint gradients (proto/measured.h), each as its own sender's push. */
+bool psd_engine_term(const psd_engine_t *self, psd_peer_t from, const psd_msg_t *msg, psd_term_t *out);
 
 /* Whether it has a handler for this kind: for those that proto/message.h sends to a shard, and no others. */
 bool psd_engine_takes(psd_kind_t kind);

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proto/measured.h"
+
 void psd_inbox_size(psd_inbox_t *self, uint32_t n_parts)
 {
     if (self->parked)
@@ -44,7 +46,9 @@ bool psd_inbox_has(const psd_inbox_t *self, uint32_t part) { return self->comple
 bool psd_inbox_take(psd_inbox_t *self, const psd_msg_t *msg, psd_buf_t *payload, double norm2, uint32_t bad_chunk, uint64_t version)
 {
     psd_bitmap_set(self->have, msg->part);
+    const double *weight;
     self->parked[msg->part] = psd_buf_ref(payload);
+    self->joint |= psd_measured_terms(payload, &weight) != 0;
     self->held++;
     self->samples = msg->samples;
     self->loss = msg->loss;
@@ -63,6 +67,7 @@ void psd_inbox_drop_gradient(psd_inbox_t *self)
 {
     drop_payloads(self);
     self->samples = 0;
+    self->joint = false;
     self->norm2 = self->whole_norm2 = 0;
     self->nonfinite = false;
     self->bad_chunk = 0;

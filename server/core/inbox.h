@@ -11,6 +11,7 @@ typedef struct psd_inbox {
     psd_buf_t **parked; /* their payloads; NULL: no gradient */
     bool complete;      /* all of it has come */
     bool folded;        /* it is in the shard's sums, and its payloads are gone */
+    bool joint;         /* some of its payloads stand for the mean with others (proto/measured.h) */
     uint64_t samples;   /* n_i */
     double loss;
     double norm2;       /* sum of squares of what came here */

@@ -50,6 +50,12 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
         self->config.on_message(self->config.arg, peer, header, n_header, payload);
 }
 
+static bool on_term(void *arg, uint64_t peer, const void *header, size_t n_header, size_t n_payload, psd_term_t *out)
+{
+    const psd_entrance_t *self = arg;
+    return self->is_open && self->config.on_term && self->config.on_term(self->config.arg, peer, header, n_header, n_payload, out);
+}
+
 static void on_bad(void *arg, uint64_t peer, const char *why)
 {
     psd_entrance_t *self = arg;
@@ -88,7 +94,7 @@ static void open_local(psd_entrance_t *self)
     psd_err_t err;
     if (!self->config.arena || self->local)
         return;
-    if (!self->intake && !(self->intake = psd_intake_new(self->config.loop, self->config.net, on_message, self)))
+    if (!self->intake && !(self->intake = psd_intake_new(self->config.loop, self->config.net, on_message, on_term, self)))
         psd_err_set(&err, PSD_ENOMEM, "no memory");
     else
         self->local = psd_local_new(self->config.loop, self->config.arena, SIZE_MAX / 2, &handler, &err);

@@ -10,6 +10,7 @@
 #include "common/memory/arena.h"
 #include "common/net/transport.h"
 #include "proto/actions.h"
+#include "server/entrance/intake.h"
 
 typedef struct psd_entrance psd_entrance_t;
 
@@ -22,6 +23,7 @@ typedef struct psd_entrance_config {
     uint64_t memory_max; /* resident bytes at which all connections are closed; 0: no bound */
     psd_arena_t *arena;  /* holds the buffers that workers on this machine may read; borrowed; NULL: sockets only */
     psd_on_message_fn *on_message;
+    psd_on_term_fn *on_term; /* intake.h; NULL: each gradient is taken in by itself */
     psd_on_bad_fn *on_bad;
     void *arg;
 } psd_entrance_config_t;

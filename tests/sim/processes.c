@@ -151,6 +151,7 @@ void sim_crash_server(sim_t *self, uint32_t s, uint64_t again_after_ms)
         e->kind = NOTHING;
     }
     psd_node_destroy(&self->server[s].node);
+    sim_lose_held(self, s);
     sim_lose_writer(self, s);
     call_back_finished(self);
     sim_schedule(self, (event_t){ .at_ms = self->now_ms + again_after_ms, .kind = START_SERVER, .target = s });
@@ -223,7 +224,7 @@ void sim_build_server(sim_t *self, uint32_t s)
                                              .save_every_rounds = self->config.save_every,
                                              .points = points.clock,
                                              .n_points = points.n,
-                                             .fold_from = self->config.fold_at ? 2 : 0,
+                                             .fold_from = self->config.fold_at || self->config.joins ? 2 : 0,
                                              .model = points.n ? &points.model : NULL };
     server->node = psd_node_new(&engine, s ? NULL : &coordinator, NULL);
     psd_tensors_clear(&points.model);
@@ -253,7 +254,10 @@ static void on_server_message(sim_t *self, event_t *e, psd_actions_t *out)
         sim_crash_server(self, e->target, 100 + sim_draw(self, 900));
         return;
     }
-    sim_watch_payload(self, e);
+    if (sim_hold(self, e))
+        return;
+    if (!e->is_joint)
+        sim_watch_payload(self, e);
     const uint64_t began_ns = uv_hrtime();
     psd_node_message(server->node, sim_local_ms(self, &server->clock), e->from, e->msg, e->payload, out);
     if (!e->target && sim_is_leaders(e->msg->kind))
@@ -436,6 +440,7 @@ static void (*const at_process[])(sim_t *self, event_t *e, psd_actions_t *out) =
     [RESIDUAL_SAVED] = sim_on_residual_saved,
     [RESIDUAL_LOADED] = sim_on_residual_loaded,
     [RESTORED] = sim_on_restored,
+    [HELD_LONG_ENOUGH] = sim_on_held_long_enough,
     [TICK_SERVER] = on_server_tick,
     [TO_WORKER] = on_worker_message,
     [TICK_WORKER] = on_worker_tick,

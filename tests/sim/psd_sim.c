@@ -14,7 +14,7 @@
 #include "tests/sim/sim.h"
 
 typedef struct totals {
-    uint64_t messages, steps, saves, restores, fallbacks, folded, asked_again, readings, quarantined, done[SIM_N_FAULTS];
+    uint64_t messages, steps, saves, restores, fallbacks, folded, asked_again, joined, readings, quarantined, done[SIM_N_FAULTS];
 } totals_t;
 
 static void add(totals_t *self, const sim_result_t *result)
@@ -25,6 +25,7 @@ static void add(totals_t *self, const sim_result_t *result)
     self->restores += result->restores;
     self->fallbacks += result->fallbacks;
     self->folded += result->folded;
+    self->joined += result->joined;
     self->asked_again += result->asked_again;
     self->readings += result->readings;
     self->quarantined += result->quarantined;
@@ -36,9 +37,10 @@ static void tell(const totals_t *self, uint64_t seeds)
 {
     printf("%" PRIu64 " seeds: %" PRIu64 " messages, %" PRIu64 " steps, %" PRIu64 " checkpoints, %" PRIu64
            " shards restored, %" PRIu64 " checkpoints found damaged, %" PRIu64 " pushes folded, %" PRIu64
-           " of them asked for again, %" PRIu64 " shards read by followers, %" PRIu64 " workers quarantined, no promise broken\n",
+           " asked for again, %" PRIu64 " parts taken in together, %" PRIu64 " shards read by followers, %" PRIu64
+           " workers quarantined, no promise broken\n",
            seeds, self->messages, self->steps, self->saves, self->restores, self->fallbacks, self->folded, self->asked_again,
-           self->readings, self->quarantined);
+           self->joined, self->readings, self->quarantined);
     for (int f = 0; f < SIM_N_FAULTS; f++)
         printf("%10" PRIu64 " %s\n", self->done[f], sim_fault_words((sim_fault_t)f));
 }

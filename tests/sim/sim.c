@@ -66,8 +66,10 @@ static void start_all(sim_t *self)
     sim_make_model(self);
     make_workers(self);
     sim_begin_disk(self);
-    for (uint32_t s = 0; s < self->config.servers; s++)
+    for (uint32_t s = 0; s < self->config.servers; s++) {
+        psd_means_init(&self->server[s].means);
         sim_build_server(self, s);
+    }
     for (uint32_t w = 0; w < self->config.workers; w++) {
         bool late = self->config.late_worker_ms && w + 1 == self->config.workers;
         sim_schedule(self, (event_t){ .at_ms = self->now_ms + (late ? self->config.late_worker_ms : sim_delay(self)),
@@ -96,6 +98,7 @@ static void release(sim_t *self)
     }
     for (uint32_t s = 0; s < self->config.servers; s++) {
         psd_node_destroy(&self->server[s].node);
+        sim_lose_held(self, s);
         free(self->server[s].ledger.at);
         sim_lose_writer(self, s);
     }

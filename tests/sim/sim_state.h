@@ -2,6 +2,7 @@
  *   sim.c        the queue of events, and the run from the first to the last
  *   processes.c  servers and workers: starts, deaths, pauses, their clocks, and the actions of their state machines
  *   network.c    the delivery of messages
+ *   intake.c     gradients that a server takes in together
  *   saves.c      checkpoints: real files on a disk that loses data that was not flushed
  *   faults.c     the table of faults: selection by seed, and faults over time
  *   job.c        the model, its initial weights and the gradients, for workers and for the reference
@@ -19,6 +20,7 @@
 
 #include "common/base/rng.h"
 #include "server/checkpoint/checkpoint.h"
+#include "server/core/means.h"
 #include "server/core/node.h"
 #include "tests/sim/sim.h"
 #include "worker/reading.h"
@@ -43,6 +45,7 @@ typedef enum kind {
     FILE_SAVED,
     COMMITTED,
     RESTORED,
+    HELD_LONG_ENOUGH,
     TICK_SERVER,
     TICK_WORKER,
     START_WORKER,
@@ -67,6 +70,8 @@ typedef struct event {
     psd_peer_t from;
     psd_msg_t *msg;
     psd_buf_t *payload;
+    bool was_held, is_joint; /* TO_SERVER: it has waited for others; it has been added up with them */
+    double weight;           /* there */
     psd_work_t *work;
     uv_thread_t thread; /* WORK_DONE: where the work runs, with config.threads */
 } event_t;
@@ -130,6 +135,7 @@ typedef struct sim_server {
     psd_node_t *node; /* NULL while dead */
     uint64_t life;    /* rises at each start */
     sim_clock_t clock;
+    psd_means_t means;
     psd_ckpt_writer_t *writer;        /* of the file that a checkpoint writes now */
     psd_ckpt_facts_t writing;         /* its facts, which the writer borrows */
     uint64_t disk_until_ms;           /* its disk carries out one request at a time */
@@ -330,6 +336,15 @@ void sim_tick_reading(sim_t *self, uint32_t w, psd_actions_t *out);
 /* A server has done something: note weights of a new version; free them all. */
 void sim_note_weights(sim_t *self, uint32_t s);
 void sim_forget_seen(sim_t *self);
+
+/* -- intake.c */
+
+/* Whether a message that comes to a server is held until others have come, or has come with them. */
+bool sim_hold(sim_t *self, event_t *e);
+void sim_on_held_long_enough(sim_t *self, event_t *e, psd_actions_t *out);
+
+/* Lose what a server holds; also before its first start. */
+void sim_lose_held(sim_t *self, uint32_t s);
 
 /* -- promises.c */
 

@@ -241,6 +241,27 @@ Test(memory, weights_do_not_change_under_a_worker_that_is_late_while_the_others_
     psd_worker_close(&reader[1].worker);
 }
 
+Test(memory, gradients_that_come_together_are_added_up_while_they_are_taken_in)
+{
+    reader_t reader[2];
+    cluster_start_servers(&cluster, 1, "--workers-min=2 --optimizer=sgd(lr=1)");
+    join_two(reader);
+    for (size_t i = 0; i < MODEL_SIZE; i++)
+        reader[1].g[i] = 3;
+    const uint64_t end = cluster_now_ms() + DONE_MS;
+    for (int step = 1; cluster_metric(&cluster, 0, "psd_pushes_folded_total{shard=\"0\"}") < 4; step++) {
+        if (cluster_now_ms() > end)
+            cluster_give_up(&cluster, "none after %d steps", step);
+        psd_ticket_t ticket[2] = { push_ones(&reader[0]), push_ones(&reader[1]) };
+        for (int i = 0; i < 2; i++) {
+            cr_assert_eq(finish(&reader[i], ticket[i]), PSD_W_OK);
+            expect_all(&reader[i], (float)(1 - 2 * step));
+        }
+    }
+    for (int i = 0; i < 2; i++)
+        psd_worker_close(&reader[i].worker);
+}
+
 Test(memory, weights_that_the_program_has_outlive_their_server_and_are_its_own_after_the_last_exchange)
 {
     reader_t reader;

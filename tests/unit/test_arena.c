@@ -129,3 +129,18 @@ Test(arena, any_thread_takes_and_gives_back)
         pthread_join(thread[i], NULL);
     cr_expect_eq(psd_arena_used(arena), 0);
 }
+
+Test(arena, memory_of_a_private_one_has_no_descriptor_that_a_peer_could_get)
+{
+    psd_arena_t *private = psd_arena_new_private(1 << 30, NULL);
+    psd_buf_t *a = psd_arena_new_buf(private, MIB), *b = psd_arena_new_buf(private, MIB);
+    cr_assert(a && b);
+    memset(a->data, 1, MIB);
+    memset(b->data, 2, MIB);
+    cr_expect_eq(((const char *)a->data)[MIB - 1], 1);
+    cr_expect_eq(psd_arena_segment(private, 0)->fd, -1);
+    psd_buf_unref(&a);
+    psd_arena_destroy(&private);
+    cr_expect_eq(((const char *)b->data)[0], 2, "a buffer outlives it");
+    psd_buf_unref(&b);
+}

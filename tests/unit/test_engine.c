@@ -281,6 +281,184 @@ Test(engine, the_mean_of_a_round_is_weighted_by_samples, .fini = teardown)
     cr_expect_eq(psd_engine_samples(engine), 32);
 }
 
+/* A shard of a model that has fewer chunks than there are servers. */
+static void begin_empty(void)
+{
+    make("bsp", 0);
+    teardown();
+    cr_assert_not_null(engine = psd_engine_new(&config, NULL));
+    psd_msg_t msg = { .kind = PSD_MSG_SHARD_WELCOME, .protocol = PSD_PROTOCOL, .job = JOB, .seq = 1, .world = 3, .n_elements = 4 };
+    msg.shard = 2;
+    msg.shard_epoch = 1;
+    hear(PSD_PEER_COORDINATOR, &msg, NULL, 0);
+    log_model();
+    psd_msg_t hello = of_worker(PSD_MSG_ATTACH, 0);
+    hello.shard = 2;
+    hear(peer_of(0), &hello, NULL, 0);
+    log_view(1);
+}
+
+Test(engine, a_gradient_for_a_shard_without_parameters_is_refused, .fini = teardown)
+{
+    psd_term_t term;
+    begin_empty();
+    cr_assert_eq(psd_engine_elements(engine), 0);
+    psd_msg_t msg = part_of(PSD_MSG_PUSH, 0, 0, initial);
+    msg.shard = 2;
+    msg.parts = 1;
+    msg.clock = 1;
+    msg.samples = 8;
+    cr_expect_not(psd_engine_term(engine, peer_of(0), &msg, &term));
+    hear(peer_of(0), &msg, initial, sizeof initial);
+    cr_assert_not_null(answer(PSD_MSG_REFUSED));
+    cr_expect_eq(answer(PSD_MSG_REFUSED)->code, PSD_REFUSAL_SHAPE);
+}
+
+/* ---- gradients that were added up while they were taken in ---- */
+
+/* The members are 0 .. n - 1, and a round with all of them is foretold. */
+static void foretell(uint32_t n)
+{
+    begin("bsp", n);
+    close_round_with(PSD_COMMAND_EVEN, 0, (1u << n) - 1, false);
+}
+
+static psd_msg_t taken(uint32_t w, uint32_t part, uint64_t clock, uint64_t samples)
+{
+    psd_msg_t msg = part_of(PSD_MSG_PUSH, w, part, initial);
+    msg.clock = clock;
+    msg.samples = samples;
+    msg.proven = true;
+    msg.checksum = 0;
+    return msg;
+}
+
+static bool has_term(uint32_t w, uint32_t part, uint64_t clock, uint64_t samples, psd_term_t *out)
+{
+    const psd_msg_t msg = taken(w, part, clock, samples);
+    return psd_engine_term(engine, peer_of(w), &msg, out);
+}
+
+/* Worker w's part as a joint gradient of n equal ones. */
+static void push_joint(uint32_t w, uint32_t part, uint64_t clock, float mean, uint32_t n)
+{
+    const float values[4] = { mean, mean, mean, mean };
+    const double weight[] = { 1.0 / n, 1.0 / n, 1.0 / n, 1.0 / n };
+    psd_buf_t *sum = psd_payload_copy(values, sizeof values), *joint = psd_measured_new_joint(sum, 4.0 * (w + 1), weight, n);
+    const psd_msg_t msg = taken(w, part, clock, 8);
+    psd_actions_drop(&out, out.n);
+    psd_engine_message(engine, now, peer_of(w), &msg, joint, &out);
+    psd_buf_unref(&joint);
+    psd_buf_unref(&sum);
+}
+
+Test(engine, a_push_has_a_place_in_the_mean_of_a_round_that_is_foretold, .fini = teardown)
+{
+    psd_term_t a, b;
+    foretell(2);
+    cr_assert(has_term(0, 0, 2, 8, &a) && has_term(1, 0, 2, 8, &b));
+    cr_expect(a.n == 2 && a.index == 0 && a.weight == 0.5);
+    cr_expect(b.n == 2 && b.index == 1 && b.weight == 0.5 && b.mean == a.mean);
+    cr_assert(has_term(1, 1, 2, 8, &b));
+    cr_expect_neq(b.mean, a.mean, "another part");
+    cr_expect_not(has_term(0, 0, 1, 8, &a), "that round is closed");
+    cr_expect_not(has_term(0, 0, 3, 8, &a), "that one is not open");
+    cr_expect_not(has_term(0, 0, 2, 0, &a), "it adds nothing");
+    cr_expect_not(has_term(2, 0, 2, 8, &a), "no member");
+    psd_msg_t msg = taken(0, 0, 2, 8);
+    cr_expect_not(psd_engine_term(engine, peer_of(1), &msg, &a), "not its connection");
+    msg.nonfinite = true;
+    cr_expect_not(psd_engine_term(engine, peer_of(0), &msg, &a));
+    msg = taken(0, 0, 2, 8);
+    msg.n_elements = 3;
+    cr_expect_not(psd_engine_term(engine, peer_of(0), &msg, &a));
+    push_part(1, 0, 2, 8, 3, false);
+    cr_expect_not(has_term(0, 0, 2, 8, &a), "another has come alone");
+    cr_expect(has_term(0, 1, 2, 8, &a), "but not of this part");
+    push_part(0, 0, 2, 8, 1, false);
+    cr_expect_not(has_term(0, 0, 2, 8, &a), "it is here");
+    cr_expect_not(has_term(0, 1, 2, 9, &a), "its other part had 8 samples");
+}
+
+Test(engine, a_push_has_no_such_place_where_nothing_is_foretold_or_the_round_is_no_mean_of_floats, .fini = teardown)
+{
+    psd_term_t term;
+    begin("bsp", 2);
+    cr_expect_not(has_term(0, 0, 1, 8, &term));
+    teardown();
+    seq = 0;
+    rule = "dlion";
+    foretell(2);
+    cr_expect_not(has_term(0, 0, 2, 8, &term), "votes are counted");
+    teardown();
+    seq = 0;
+    rule = "sgd(lr=1)";
+    config.accumulate = 2;
+    foretell(2);
+    cr_expect_not(has_term(0, 0, 2, 8, &term), "the round makes no step");
+    teardown();
+    seq = 0;
+    config.accumulate = 0;
+    cr_assert_eq(psd_coding_parse(&config.codings.push, "bf16", NULL), PSD_OK);
+    make("bsp", 0);
+    log_model();
+    attach(0);
+    attach(1);
+    log_view(3);
+    close_round_with(PSD_COMMAND_EVEN, 0, 3, false);
+    cr_expect_not(has_term(0, 0, 2, 8, &term));
+}
+
+Test(engine, a_joint_gradient_stands_for_all_of_its_round, .fini = teardown)
+{
+    foretell(3);
+    for (uint32_t w = 0; w < 3; w++) /* the first part alone, the second together */
+        push_part(w, 0, 2, 8, (float)w, false);
+    for (uint32_t w = 0; w < 3; w++)
+        push_joint(w, 1, 2, 5, 3);
+    cr_expect_eq(psd_engine_stats(engine)->folded, 3);
+    close_round(7, 7, true);
+    cr_expect_eq(weight(0, 0), 1 - 1.0f);
+    cr_expect_eq(weight(1, 0), 1 - 5.0f);
+    cr_expect_eq(weight(1, 3), 4 - 5.0f);
+    cr_expect_eq(psd_engine_stats(engine)->grad_norm2, 4.0 * 5 + 4 + 8 + 12, "each one's own");
+}
+
+Test(engine, joint_gradients_are_requested_again_when_the_round_will_be_another, .fini = teardown)
+{
+    foretell(3);
+    for (uint32_t w = 0; w < 3; w++) {
+        push_joint(w, 0, 2, 5, 3);
+        if (w)
+            push_joint(w, 1, 2, 5, 3);
+    }
+    log_view(3); /* worker 2 is gone */
+    cr_expect_eq(sent_to(peer_of(0), PSD_MSG_PROGRESS), 1);
+    cr_expect_eq(sent_to(peer_of(1), PSD_MSG_PROGRESS), 1);
+    cr_expect_eq(psd_engine_stats(engine)->asked_again, 2, "those that were whole");
+    push(0, 2, 1);
+    push(1, 2, 2);
+    close_round(3, 3, true);
+    cr_expect_eq(weight(0, 0), 1 - 1.5f);
+    cr_expect_eq(weight(1, 0), 1 - 1.5f);
+}
+
+Test(engine, a_joint_gradient_of_a_round_that_is_not_expected_is_not_taken, .fini = teardown)
+{
+    foretell(3);
+    push_joint(0, 0, 2, 5, 2);
+    const psd_msg_t *asked_for = answer(PSD_MSG_PROGRESS);
+    cr_assert_not_null(asked_for, "of two, where three are expected");
+    cr_expect_eq(asked_for->worker, 0);
+    log_view(7);
+    push_joint(0, 0, 2, 5, 3);
+    cr_expect_not_null(answer(PSD_MSG_PROGRESS), "nothing is expected any more");
+    for (uint32_t w = 0; w < 3; w++)
+        push(w, 2, (float)w);
+    close_round(7, 7, true);
+    cr_expect_eq(weight(0, 0), 1 - 1.0f);
+}
+
 /* How many pushes of the open round are added up before it is decided: those of workers 0 and 1 of three are whole. */
 static uint64_t count_folded(const char *by)
 {

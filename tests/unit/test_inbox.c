@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "proto/measured.h"
 #include "server/core/inbox.h"
 
 enum { PARTS = 3 };
@@ -52,6 +53,21 @@ Test(inbox, a_value_that_is_not_finite_is_found_with_its_first_chunk)
     take(0, NULL, NAN);
     cr_expect(inbox.nonfinite && inbox.bad_chunk == 4);
     cr_expect_eq(inbox.norm2, 0);
+}
+
+Test(inbox, it_says_whether_any_part_stands_for_a_mean_with_others)
+{
+    const double weight[] = { 0.5, 0.5 };
+    psd_buf_t *mean = psd_payload_copy("12345678", 8), *joint = psd_measured_new_joint(mean, 3, weight, 2);
+    take(0, mean, 3);
+    cr_expect_not(inbox.joint);
+    take(1, joint, 3);
+    take(2, mean, 3);
+    cr_expect(inbox.joint);
+    psd_inbox_drop_gradient(&inbox);
+    cr_expect_not(inbox.joint);
+    psd_buf_unref(&joint);
+    psd_buf_unref(&mean);
 }
 
 Test(inbox, payloads_are_kept_until_it_is_emptied)

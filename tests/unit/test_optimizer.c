@@ -671,6 +671,39 @@ Test(aggregate, what_is_copied_and_summed_at_once_has_the_bits_of_the_floats_and
                 }
 }
 
+/* Gradients k of `count`, drawn. */
+static void draw_gradients(float *g, size_t count, size_t n)
+{
+    uint64_t stream = 7;
+    for (size_t i = 0; i < count * n; i++)
+        g[i] = i % 11 ? hash_draw(&stream) : -0.0f;
+}
+
+Test(aggregate, gradients_that_are_taken_together_leave_the_bits_of_their_mean_and_of_their_squares)
+{
+    enum { N = 1003 };
+    static float g[PSD_AGGREGATE_TAKEN][N];
+    static _Alignas(64) float to[N + 20], mean[N];
+    const double weight[PSD_AGGREGATE_TAKEN] = { 0.3, 0.5, 0.2, 1, 0.125, 3, 0.7, 0.1 };
+    const float *const term[] = { g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7] };
+    draw_gradients(g[0], PSD_AGGREGATE_TAKEN, N);
+    for (size_t isa = 0; psd_isa_at(isa); isa++)
+        for (size_t k = 2; k <= PSD_AGGREGATE_TAKEN; k++)
+            for (size_t n = N - 18; n <= N; n++)
+                for (int at = 0; at < 8; at++) {
+                    const bool large = at % 2;
+                    double squares[PSD_AGGREGATE_TAKEN];
+                    cr_assert_eq(psd_isa_select(psd_isa_at(isa), NULL), PSD_OK);
+                    memset(to, 0xee, sizeof to);
+                    psd_aggregate(mean, term, weight, k, n);
+                    psd_aggregate_taken(to + 1 + at, term, weight, squares, k, large, n);
+                    cr_assert_arr_eq(to + 1 + at, mean, n * sizeof *mean, "%zu by %s", k, psd_isa_at(isa));
+                    cr_assert_arr_eq(to + at, to + 1 + at + n, sizeof *to, "nothing beside them");
+                    for (size_t i = 0; i < k; i++)
+                        cr_assert_eq(squares[i], psd_sum_of_squares(g[i], n), "%zu of %zu by %s", i, k, psd_isa_at(isa));
+                }
+}
+
 typedef struct shared {
     float x[64];
     int is_over;
@@ -697,6 +730,26 @@ Test(aggregate, what_is_summed_is_what_is_copied_while_another_thread_writes)
     long n_torn = 0;
     for (long i = 0; i < 2000000; i++) /* a sum that reads twice is wrong in about one of a thousand */
         n_torn += psd_sum_of_squares_copied(to, shared.x, i % 2, 63) != psd_sum_of_squares(to, 63);
+    cr_expect_eq(n_torn, 0);
+    __atomic_store_n(&shared.is_over, 1, __ATOMIC_RELAXED);
+    pthread_join(writer, NULL);
+}
+
+Test(aggregate, the_squares_are_those_of_the_terms_of_the_mean_while_another_thread_writes)
+{
+    static shared_t shared;
+    static const float none[64];
+    const double weight[] = { 0.5, 0.25, 1 };
+    pthread_t writer;
+    float mean[64];
+    cr_assert_eq(pthread_create(&writer, NULL, write_by_turns, &shared), 0);
+    long n_torn = 0;
+    for (long i = 0; i < 1000000; i++) {
+        double squares[3];
+        psd_aggregate_taken(mean, (const float *const[]){ none, none, shared.x } + 1 - i % 2, weight, squares, 2 + i % 2, i % 4 / 2,
+                            63);
+        n_torn += squares[1 + i % 2] != psd_sum_of_squares(mean, 63) / (i % 2 ? 1 : 0.0625);
+    }
     cr_expect_eq(n_torn, 0);
     __atomic_store_n(&shared.is_over, 1, __ATOMIC_RELAXED);
     pthread_join(writer, NULL);

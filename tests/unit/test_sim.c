@@ -428,6 +428,26 @@ Test(sim, folded_pushes_are_requested_again_when_the_round_changes)
     }
 }
 
+Test(sim, gradients_that_are_taken_in_together_make_the_same_weights_also_when_the_round_changes)
+{
+    const char *const rules[] = { "sgd(lr=0.1)", "lookahead(radam(lr=0.01), k=3)", "lamb(lr=0.01)" };
+    uint64_t asked_again = 0;
+    for (uint32_t i = 0; i < 9; i++) {
+        sim_config_t config = cluster(2, 2 + i % 3 * 3, rules[i / 3]);
+        config.delay_ms = 2;
+        config.clip_norm = i % 2 ? 0.3 : 0;
+        config.rounds = 12;
+        config.odd_every = i % 2 ? 5 : 0;
+        config.joins = true;
+        const sim_result_t joined = run(&config);
+        config.joins = false;
+        cr_expect_eq(run(&config).weights_hash, joined.weights_hash, "%s", config.rule);
+        cr_expect_geq(joined.joined, 4 * config.workers, "%" PRIu64 " parts of %u workers", joined.joined, config.workers);
+        asked_again += joined.asked_again;
+    }
+    cr_expect_gt(asked_again, 0);
+}
+
 Test(sim, a_worker_that_dies_after_its_push_was_folded_counts_or_is_left_out_on_every_shard)
 {
     for (uint32_t revive = 0; revive <= 1; revive++) {

@@ -16,6 +16,8 @@ void PSD_PER_ISA(psd_sum_clamp)(float *x, float c, size_t n);
 void PSD_PER_ISA(psd_sum_scale)(float *out, const float *x, float factor, size_t n);
 void PSD_PER_ISA(psd_sum_squares)(double *restrict sum, const float *restrict x, size_t n);
 void PSD_PER_ISA(psd_sum_copied)(double *restrict sum, float *restrict to, const float *restrict x, bool streams, size_t n);
+void PSD_PER_ISA(psd_sum_taken)(double of_squares[2][16], float *restrict out, const float *restrict g, double of_g,
+                                const float *restrict h, double of_h, bool streams, size_t n);
 void PSD_PER_ISA(psd_sum_distance)(double *restrict sum, const float *restrict x, const float *restrict y, size_t n);
 size_t PSD_PER_ISA(psd_sum_zeros)(const float *restrict x, size_t n);
 size_t PSD_PER_ISA(psd_sum_reach)(const float *restrict x, float bound, size_t n);

@@ -42,6 +42,7 @@ const psd_isa_t PSD_PER_ISA(psd_isa) = {
     .pair = PSD_PER_ISA(psd_sum_pair),
     .squares = PSD_PER_ISA(psd_sum_squares),
     .copied = PSD_PER_ISA(psd_sum_copied),
+    .taken = PSD_PER_ISA(psd_sum_taken),
     .distance = PSD_PER_ISA(psd_sum_distance),
     .zeros = PSD_PER_ISA(psd_sum_zeros),
     .reach = PSD_PER_ISA(psd_sum_reach),

@@ -55,6 +55,9 @@ typedef struct psd_isa {
     void (*squares)(double sum[16], const float *x, size_t n);
     /* The same, and to = x, each x[i] being read once; `streams`: past the caches, to a multiple of 16 bytes. */
     void (*copied)(double sum[16], float *to, const float *x, bool streams, size_t n);
+    /* `pair`, and the squares of each term, each g[i] and h[i] being read once; `streams`: as above. */
+    void (*taken)(double of_squares[2][16], float *out, const float *g, double of_g, const float *h, double of_h, bool streams,
+                  size_t n);
     /* sum[i % 16] += (x[i] - y[i])^2, in double. */
     void (*distance)(double sum[16], const float *x, const float *y, size_t n);
     /* Elements that are 0, and those whose magnitude is at least `bound`; n is below 2^32. */

@@ -110,6 +110,54 @@ void PSD_PER_ISA(psd_sum_copied)(double *restrict sum, float *restrict to, const
 #endif
 }
 
+/* The same for two terms of a sum, which is all that leaves. */
+PSD_LOOP take_lines(double *restrict s, double *restrict t, float *restrict out, const float *restrict g, double of_g,
+                    const float *restrict h, double of_h, bool streams, size_t n)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        _Alignas(64) float a[16], b[16], line[16];
+        memcpy(a, g + i, sizeof a);
+        memcpy(b, h + i, sizeof b);
+        __asm__("" : "+m"(a), "+m"(b));
+        for (size_t j = 0; j < 16; j++) {
+            s[j] += (double)a[j] * (double)a[j];
+            t[j] += (double)b[j] * (double)b[j];
+            line[j] = (float)(of_g * (double)a[j] + of_h * (double)b[j]);
+        }
+#ifdef __SSE2__
+        for (size_t j = 0; j < 16 && streams; j += 4)
+            _mm_stream_ps(out + i + j, _mm_load_ps(line + j));
+        if (streams)
+            continue;
+#endif
+        memcpy(out + i, line, sizeof line);
+    }
+}
+
+void PSD_PER_ISA(psd_sum_taken)(double of_squares[2][16], float *restrict out, const float *restrict g, double of_g,
+                                const float *restrict h, double of_h, bool streams, size_t n)
+{
+    const size_t whole = n / 16 * 16;
+    double s[2][16];
+    memcpy(s, of_squares, sizeof s);
+    if (streams)
+        take_lines(s[0], s[1], out, g, of_g, h, of_h, true, whole);
+    else
+        take_lines(s[0], s[1], out, g, of_g, h, of_h, false, whole);
+    for (size_t j = 0; j < n - whole; j++) {
+        const volatile float *once = g + whole + j, *too = h + whole + j;
+        const double a = (double)*once, b = (double)*too;
+        s[0][j] += a * a;
+        s[1][j] += b * b;
+        out[whole + j] = (float)(of_g * a + of_h * b);
+    }
+    memcpy(of_squares, s, sizeof s);
+#ifdef __SSE2__
+    if (streams)
+        _mm_sfence();
+#endif
+}
+
 void PSD_PER_ISA(psd_sum_distance)(double *restrict sum, const float *restrict x, const float *restrict y, size_t n)
 {
     double s[16];
