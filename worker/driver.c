@@ -244,8 +244,8 @@ static void on_message(void *arg, uint64_t peer, const void *header, size_t n_he
 }
 
 /* Take a message from a socket or a link. A payload that came through memory is read in place, and its server may change it
- * meanwhile: that spoils the values of a plain part, which are the server's anyway; an encoded part is checked before it is decoded, so
- * it is copied here first. */
+ * meanwhile: that spoils the values of a plain part, which are the server's anyway; an encoded part is checked before it is
+ * decoded, so it is copied here first. */
 static void take_message(void *arg, uint64_t peer, const void *header, size_t n_header, psd_buf_t *payload)
 {
     psd_driver_t *self = arg;

@@ -997,8 +997,8 @@ static void on_init_wanted(psd_session_t *self, const psd_heard_t *in)
 
 /* ---- weights ---- */
 
-/* Copy, and return the checksum extended over the data, in one pass over memory: the checksum brings a block into the cache, and the
- * copy takes it from there. */
+/* Copy, and return the checksum extended over the data, in one pass over memory: the checksum brings a block into the cache,
+ * and the copy takes it from there. */
 static uint32_t copy_checked(const psd_session_t *self, float *to, const float *from, size_t left, uint32_t crc)
 {
     enum { BLOCK = 4096 };
