@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,7 @@
 #include "common/system/failpoint.h"
 #include "worker/turn.h"
 
-enum { TICK_MS = 50, WAIT_LINE_MS = 4000, LINGER_MS = 200 };
+enum { TICK_MS = 50, WAIT_LINE_MS = 4000, LINGER_MS = 200, LOOK_NS = 200000 };
 
 _Static_assert((int)PSD_LEVEL_WARN == (int)PSD_LOG_WARN && (int)PSD_LEVEL_INFO == (int)PSD_LOG_INFO, "levels are the same numbers");
 
@@ -505,6 +506,21 @@ static void interrupt(void *arg) { uv_async_send(&((psd_driver_t *)arg)->wake); 
 
 static void on_limit(uv_timer_t *timer) { (void)timer; }
 
+/* Handle what has come and, for a while, what comes. An answer about a small model comes so soon that waking the processors that
+ * have gone idle would be a large part of the time; this keeps one of them awake. Whoever else wants it gets it in between. Returns
+ * whether the phase is another. */
+static bool look(psd_driver_t *self, uint64_t limit_ns)
+{
+    const psd_phase_t before = self->published;
+    const uint64_t begun_ns = uv_hrtime(), n_ns = limit_ns < LOOK_NS ? limit_ns : LOOK_NS;
+    uv_run(&self->loop, UV_RUN_NOWAIT);
+    while (self->published == before && uv_hrtime() - begun_ns < n_ns) {
+        sched_yield();
+        uv_run(&self->loop, UV_RUN_NOWAIT);
+    }
+    return self->published != before;
+}
+
 /* For psd_handover_run_by. */
 static bool run(void *arg, uint64_t limit_ns)
 {
@@ -512,10 +528,12 @@ static bool run(void *arg, uint64_t limit_ns)
     const uint64_t limit_ms = limit_ns / 1000000 + (limit_ns % 1000000 > 0);
     if (!psd_turn_take(self->turn))
         return false;
-    if (limit_ms && limit_ms < TICK_MS)
-        uv_timer_start(&self->limit, on_limit, limit_ms, 0);
-    uv_run(&self->loop, limit_ms ? UV_RUN_ONCE : UV_RUN_NOWAIT);
-    uv_timer_stop(&self->limit);
+    if (!look(self, limit_ns) && limit_ms) {
+        if (limit_ms < TICK_MS)
+            uv_timer_start(&self->limit, on_limit, limit_ms, 0);
+        uv_run(&self->loop, UV_RUN_ONCE);
+        uv_timer_stop(&self->limit);
+    }
     psd_turn_give(self->turn);
     return true;
 }

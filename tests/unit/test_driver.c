@@ -393,6 +393,20 @@ Test(driver, a_server_whose_address_is_none_is_unreachable)
     await_joined_again(0); /* the next welcome may name another address */
 }
 
+/* It looks for news for a moment before it sleeps. */
+Test(driver, a_program_that_waits_for_long_sleeps)
+{
+    struct timespec before, after;
+    start(server[0].at);
+    cr_assert_not_null(driver, "%s", err.text);
+    psd_driver_share(driver);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+    cr_expect_eq(psd_handover_await(handover, PSD_PHASE_JOINED, "join", 1000, &err), PSD_ETIMEOUT);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+    const double used = (double)(after.tv_sec - before.tv_sec) + (double)(after.tv_nsec - before.tv_nsec) * 1e-9;
+    cr_expect_lt(used, 0.2, "%.3f s of processor in a second", used);
+}
+
 Test(driver, memory_of_another_machine_is_not_used)
 {
     const psd_offer_t offer = { .name = "psd-of-another-machine", .token = { 5 } };
