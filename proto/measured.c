@@ -11,8 +11,7 @@ typedef struct measured {
     psd_buf_t buf;
     psd_buf_t *bytes;
     double squares;
-    uint32_t n_terms; /* of a joint gradient; 0: it is none */
-    double weight[PSD_AGGREGATE_TAKEN];
+    uint64_t mean; /* the number of the one that it holds; 0: it is one gradient */
 } measured_t;
 
 static void release(psd_buf_t *buf)
@@ -43,7 +42,7 @@ psd_buf_t *psd_measured_new(psd_buf_t **bytes, double squares)
     assert(self && "no memory for a gradient's measure");
     self->bytes = *bytes;
     self->squares = squares;
-    self->n_terms = 0;
+    self->mean = 0;
     psd_buf_init(&self->buf, self->bytes->data, self->bytes->n_bytes, release);
     *bytes = NULL;
     return &self->buf;
@@ -69,21 +68,16 @@ void psd_measured_join(void *to, psd_buf_t *const *from, const double *weight, u
     }
 }
 
-psd_buf_t *psd_measured_new_joint(psd_buf_t *mean, double squares, const double *weight, uint32_t n)
+psd_buf_t *psd_measured_new_joint(psd_buf_t *mean, double squares, uint64_t number)
 {
     psd_buf_t *bytes = psd_buf_ref(mean), *joint = psd_measured_new(&bytes, squares);
-    measured_t *self = (measured_t *)joint;
-    self->n_terms = n;
-    memcpy(self->weight, weight, n * sizeof *weight);
+    ((measured_t *)joint)->mean = number;
     return joint;
 }
 
-uint32_t psd_measured_terms(const psd_buf_t *self, const double **weight)
+uint64_t psd_measured_mean(const psd_buf_t *self)
 {
-    if (!self || self->release != release)
-        return 0;
-    *weight = ((const measured_t *)self)->weight;
-    return ((const measured_t *)self)->n_terms;
+    return self && self->release == release ? ((const measured_t *)self)->mean : 0;
 }
 
 bool psd_measured_is(const psd_buf_t *self, size_t n) { return self->release == release && self->n_bytes == n * sizeof(float); }

@@ -12,7 +12,7 @@
 
 /* A gradient's place in the mean of a round. */
 typedef struct psd_term {
-    uint64_t mean;     /* which: gradients of the same part and round share this number */
+    uint64_t mean;     /* which, from 1: gradients of the same part, whose round is expected to be the same, share this number */
     uint32_t n, index; /* its terms, 2 to PSD_AGGREGATE_TAKEN, and which of them this is, in the order of ranks */
     double weight;     /* of this one */
 } psd_term_t;
@@ -30,12 +30,12 @@ psd_buf_t *psd_measured_new(psd_buf_t **bytes, double squares);
  * psd_aggregate computes it, and squares[k] as psd_measured_copy returns it. Any thread. */
 void psd_measured_join(void *to, psd_buf_t *const *from, const double *weight, uint32_t n, bool large, double *squares);
 
-/* A joint gradient: a buffer over the mean, of which it takes a reference, with its own sum of squares and the weights of all n.
- * Aborts when memory runs out. */
-psd_buf_t *psd_measured_new_joint(psd_buf_t *mean, double squares, const double *weight, uint32_t n);
+/* A joint gradient: a buffer over the mean of this number, of which it takes a reference, with its own sum of squares. Aborts when
+ * memory runs out. */
+psd_buf_t *psd_measured_new_joint(psd_buf_t *mean, double squares, uint64_t number);
 
-/* The number of gradients in the mean that a buffer holds, and their weights; 0: it holds one gradient. NULL is fine. */
-uint32_t psd_measured_terms(const psd_buf_t *self, const double **weight);
+/* The number of the mean that a buffer holds; 0: it holds one gradient. NULL is fine. */
+uint64_t psd_measured_mean(const psd_buf_t *self);
 
 /* The sum of squares of the first `n` floats: the stored one if these are all, otherwise computed now. */
 double psd_measured_squares(const psd_buf_t *self, size_t n);

@@ -73,6 +73,7 @@ struct psd_engine {
     bool held;               /* asp: pushes wait */
     psd_update_t update;     /* the step that is being made */
     psd_forecast_t forecast; /* of the open round */
+    uint64_t n_forecasts;    /* ever: this is its number, in all runs */
     uint32_t n_folded;       /* its first contributors, whose pushes are in the shard's sums */
     uint32_t n_folding;      /* parts that threads are adding up */
     struct {
@@ -502,10 +503,9 @@ static void add_gradients(const psd_engine_t *self, psd_work_t *work, psd_applie
     const psd_reduce_t how = self->config.reduce;
     for (uint32_t k = 0; k < n; k++) {
         const psd_inbox_t *push = &contributor[k]->inbox;
-        const double *of_joint;
         if (!push->parked[work->part])
             continue;
-        if (push->joint && psd_measured_terms(push->parked[work->part], &of_joint)) { /* it is the mean over all of them */
+        if (push->joint && psd_measured_mean(push->parked[work->part])) { /* it is the mean over all of them */
             while (work->n_gradients)
                 psd_buf_unref(&work->gradient[--work->n_gradients]);
             work->weight[0] = 1;
@@ -635,7 +635,7 @@ static bool find_term(const psd_engine_t *self, const psd_applied_row_t *w, cons
         (expected->samples && expected->member[i].samples != msg->samples))
         return false;
     const uint64_t total = expected->samples ? expected->samples : msg->samples * expected->n;
-    *out = (psd_term_t){ .mean = msg->clock * self->n_parts + msg->part,
+    *out = (psd_term_t){ .mean = self->n_forecasts << 32 | msg->part,
                          .n = expected->n,
                          .index = i,
                          .weight = psd_reduce_weight(self->config.reduce, msg->samples, total, expected->n) };
@@ -659,21 +659,13 @@ bool psd_engine_term(const psd_engine_t *self, psd_peer_t from, const psd_msg_t 
     return true;
 }
 
-/* Whether a payload is a gradient of its own, or the mean that the round is expected to be. */
+/* Whether a payload is a gradient of its own, or the mean that the round is expected to be now: what was expected when it was
+ * taken in may have changed since. */
 static bool joins_as_expected(const psd_engine_t *self, const psd_applied_row_t *w, const psd_heard_t *in)
 {
-    const psd_forecast_t *expected = &self->forecast;
-    const double *weight;
-    const uint32_t n = psd_measured_terms(in->payload, &weight);
+    const uint64_t mean = psd_measured_mean(in->payload);
     psd_term_t term;
-    if (!n)
-        return true;
-    bool same = find_term(self, w, in->msg, &term) && n == term.n && weight[term.index] == term.weight;
-    for (uint32_t i = 0; same && i < n; i++)
-        same = weight[i] == (expected->samples ? psd_reduce_weight(self->config.reduce, expected->member[i].samples,
-                                                                   expected->samples, expected->n)
-                                               : term.weight);
-    return same;
+    return !mean || (find_term(self, w, in->msg, &term) && term.mean == mean);
 }
 
 /* Add up the pushes whose turn has come, if there are enough to be worth a pass over the sums, and free their payloads. When all
@@ -1069,6 +1061,7 @@ static void take_forecast(psd_engine_t *self, const psd_heard_t *in)
                                      : in->msg->code & PSD_COMMAND_SAME ? PSD_FORECAST_SAME
                                                                         : PSD_FORECAST_NONE;
     psd_forecast_take(&self->forecast, psd_body_round(in->payload), kind);
+    self->n_forecasts++;
 }
 
 /* ---- snapshots for followers ---- */

@@ -46,9 +46,8 @@ bool psd_inbox_has(const psd_inbox_t *self, uint32_t part) { return self->comple
 bool psd_inbox_take(psd_inbox_t *self, const psd_msg_t *msg, psd_buf_t *payload, double norm2, uint32_t bad_chunk, uint64_t version)
 {
     psd_bitmap_set(self->have, msg->part);
-    const double *weight;
     self->parked[msg->part] = psd_buf_ref(payload);
-    self->joint |= psd_measured_terms(payload, &weight) != 0;
+    self->joint |= psd_measured_mean(payload) != 0;
     self->held++;
     self->samples = msg->samples;
     self->loss = msg->loss;

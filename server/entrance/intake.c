@@ -100,7 +100,7 @@ static bool join(const job_t *job)
     for (uint32_t k = 0; ok && k < job->n; k++)
         ok = isfinite(squares[k]) && psd_channel_is_whole(term[k]);
     for (uint32_t k = 0; ok && k < job->n; k++)
-        replace(job->message[k], psd_measured_new_joint(mean, squares[k], weight, job->n));
+        replace(job->message[k], psd_measured_new_joint(mean, squares[k], job->message[k]->term.mean));
     psd_buf_unref(&mean);
     return ok;
 }

@@ -119,12 +119,12 @@ sim_config_t sim_config_of_seed(uint64_t seed)
     config.reduce = psd_splitmix64(&grouping) % 4 ? PSD_REDUCE_MEAN_SAMPLES : 1 + psd_splitmix64(&grouping) % 2;
     if (config.mode[0] == 'b' && !strstr(config.rule, "dlion") && psd_splitmix64(&grouping) % 4 == 0)
         config.accumulate = 2 + (uint32_t)(psd_splitmix64(&grouping) % 2);
+    uint64_t ninth = seed ^ 0x901A75;
+    config.joins = psd_splitmix64(&ninth) % 2;
+    if (config.joins && psd_splitmix64(&ninth) % 2)
+        config.delay_ms = PSD_MEANS_HOLD_MS;
     if (config.mode[0] == 'b') {
         config.fold_at = (uint32_t)(psd_splitmix64(&other) % 3);
-        uint64_t ninth = seed ^ 0x901A75;
-        config.joins = psd_splitmix64(&ninth) % 2;
-        if (config.joins && psd_splitmix64(&ninth) % 2)
-            config.delay_ms = PSD_MEANS_HOLD_MS;
         config.odd_every = (uint32_t)(psd_splitmix64(&other) % 3) ? 0 : 4 + (uint32_t)(psd_splitmix64(&other) % 3);
         config.rounds += 2; /* the first two determine what is expected of the others */
         if (config.nonfinite_clock)

@@ -23,7 +23,7 @@ static void join(sim_t *self, event_t *const e[PSD_AGGREGATE_TAKEN], uint32_t n)
     sim_watch_payload(self, &mean);
     for (uint32_t k = 0; ok && k < n; k++) {
         psd_buf_unref(&e[k]->payload);
-        e[k]->payload = psd_measured_new_joint(mean.payload, squares[k], weight, n);
+        e[k]->payload = psd_measured_new_joint(mean.payload, squares[k], e[k]->mean);
         e[k]->is_joint = e[k]->msg->proven = true;
         e[k]->msg->checksum = 0;
         self->result->joined++;
@@ -64,6 +64,7 @@ bool sim_hold(sim_t *self, event_t *e)
     *held = *e;
     held->at_ms = self->now_ms;
     held->was_held = true;
+    held->mean = term.mean;
     held->weight = term.weight;
     psd_mean_t *mean = psd_means_add(&server->means, self->now_ms, &term, held);
     if (!mean) {

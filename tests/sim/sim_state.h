@@ -71,7 +71,8 @@ typedef struct event {
     psd_msg_t *msg;
     psd_buf_t *payload;
     bool was_held, is_joint; /* TO_SERVER: it has waited for others; it has been added up with them */
-    double weight;           /* there */
+    uint64_t mean;           /* there: its number, and this one's weight */
+    double weight;
     psd_work_t *work;
     uv_thread_t thread; /* WORK_DONE: where the work runs, with config.threads */
 } event_t;

@@ -536,6 +536,23 @@ Test(coordinator, each_life_of_worker_0_gets_the_figures_of_the_newest_look_once
 
 /* ---- where each push is a step ---- */
 
+Test(coordinator, no_round_is_foretold_where_there_are_none, .fini = teardown)
+{
+    config.fold_from = 2;
+    begin("asp", 2);
+    psd_err_t err;
+    psd_actions_drop(&out, out.n);
+    cr_assert_eq(psd_coordinator_set(coordinator, now, "optimizer.lr", 0.25, "me", &out, &err), PSD_OK);
+    cr_assert_not_null(command_to(0, NULL));
+    cr_expect_eq(command_to(0, NULL)->code & (PSD_COMMAND_SAME | PSD_COMMAND_EVEN), 0);
+    teardown();
+    begin("bsp", 2);
+    for (uint32_t s = 0; s < SERVERS; s++)
+        server_says(s, 0, 3, 0, 0);
+    cr_assert_not_null(command_to(0, NULL));
+    cr_expect(command_to(0, NULL)->code & PSD_COMMAND_EVEN);
+}
+
 Test(coordinator, in_asp_a_learning_rate_reaches_every_shard_at_once, .fini = teardown)
 {
     psd_err_t err;

@@ -339,12 +339,19 @@ static bool has_term(uint32_t w, uint32_t part, uint64_t clock, uint64_t samples
     return psd_engine_term(engine, peer_of(w), &msg, out);
 }
 
-/* Worker w's part as a joint gradient of n equal ones. */
-static void push_joint(uint32_t w, uint32_t part, uint64_t clock, float mean, uint32_t n)
+/* The number of the mean that worker w's part is a term of. */
+static uint64_t mean_of(uint32_t w, uint32_t part, uint64_t clock)
+{
+    psd_term_t term;
+    cr_assert(has_term(w, part, clock, 8, &term));
+    return term.mean;
+}
+
+/* Worker w's part as a joint gradient of this number. */
+static void push_joint(uint32_t w, uint32_t part, uint64_t clock, float mean, uint64_t number)
 {
     const float values[4] = { mean, mean, mean, mean };
-    const double weight[] = { 1.0 / n, 1.0 / n, 1.0 / n, 1.0 / n };
-    psd_buf_t *sum = psd_payload_copy(values, sizeof values), *joint = psd_measured_new_joint(sum, 4.0 * (w + 1), weight, n);
+    psd_buf_t *sum = psd_payload_copy(values, sizeof values), *joint = psd_measured_new_joint(sum, 4.0 * (w + 1), number);
     const psd_msg_t msg = taken(w, part, clock, 8);
     psd_actions_drop(&out, out.n);
     psd_engine_message(engine, now, peer_of(w), &msg, joint, &out);
@@ -414,8 +421,9 @@ Test(engine, a_joint_gradient_stands_for_all_of_its_round, .fini = teardown)
     foretell(3);
     for (uint32_t w = 0; w < 3; w++) /* the first part alone, the second together */
         push_part(w, 0, 2, 8, (float)w, false);
+    const uint64_t number = mean_of(0, 1, 2);
     for (uint32_t w = 0; w < 3; w++)
-        push_joint(w, 1, 2, 5, 3);
+        push_joint(w, 1, 2, 5, number);
     cr_expect_eq(psd_engine_stats(engine)->folded, 3);
     close_round(7, 7, true);
     cr_expect_eq(weight(0, 0), 1 - 1.0f);
@@ -427,10 +435,11 @@ Test(engine, a_joint_gradient_stands_for_all_of_its_round, .fini = teardown)
 Test(engine, joint_gradients_are_requested_again_when_the_round_will_be_another, .fini = teardown)
 {
     foretell(3);
+    const uint64_t number[] = { mean_of(0, 0, 2), mean_of(0, 1, 2) };
     for (uint32_t w = 0; w < 3; w++) {
-        push_joint(w, 0, 2, 5, 3);
+        push_joint(w, 0, 2, 5, number[0]);
         if (w)
-            push_joint(w, 1, 2, 5, 3);
+            push_joint(w, 1, 2, 5, number[1]);
     }
     log_view(3); /* worker 2 is gone */
     cr_expect_eq(sent_to(peer_of(0), PSD_MSG_PROGRESS), 1);
@@ -443,20 +452,25 @@ Test(engine, joint_gradients_are_requested_again_when_the_round_will_be_another,
     cr_expect_eq(weight(1, 0), 1 - 1.5f);
 }
 
-Test(engine, a_joint_gradient_of_a_round_that_is_not_expected_is_not_taken, .fini = teardown)
+Test(engine, a_joint_gradient_is_of_the_round_that_was_expected_when_it_was_taken_in_and_of_no_other, .fini = teardown)
 {
-    foretell(3);
-    push_joint(0, 0, 2, 5, 2);
-    const psd_msg_t *asked_for = answer(PSD_MSG_PROGRESS);
-    cr_assert_not_null(asked_for, "of two, where three are expected");
-    cr_expect_eq(asked_for->worker, 0);
-    log_view(7);
-    push_joint(0, 0, 2, 5, 3);
+    foretell(2);
+    const uint64_t number = mean_of(0, 0, 2);
+    before[1]++;
+    log_entry(++seq, PSD_COMMAND_EVEN, (psd_round_t){ .clock = 1 }, 3); /* worker 1 is another now, and has not pushed */
+    attach(1);
+    push_joint(0, 0, 2, 5, number);
+    cr_assert_not_null(answer(PSD_MSG_PROGRESS));
+    cr_expect_eq(answer(PSD_MSG_PROGRESS)->worker, 0);
+    cr_expect_neq(mean_of(0, 0, 2), number);
+    log_view(3);
+    push_joint(0, 0, 2, 5, number);
     cr_expect_not_null(answer(PSD_MSG_PROGRESS), "nothing is expected any more");
-    for (uint32_t w = 0; w < 3; w++)
-        push(w, 2, (float)w);
-    close_round(7, 7, true);
-    cr_expect_eq(weight(0, 0), 1 - 1.0f);
+    push(0, 2, 1);
+    push(1, 2, 2);
+    close_round(3, 3, true);
+    cr_expect_eq(weight(0, 0), 1 - 1.5f);
+    before[1]--;
 }
 
 /* How many pushes of the open round are added up before it is decided: those of workers 0 and 1 of three are whole. */

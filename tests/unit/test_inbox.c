@@ -57,8 +57,7 @@ Test(inbox, a_value_that_is_not_finite_is_found_with_its_first_chunk)
 
 Test(inbox, it_says_whether_any_part_stands_for_a_mean_with_others)
 {
-    const double weight[] = { 0.5, 0.5 };
-    psd_buf_t *mean = psd_payload_copy("12345678", 8), *joint = psd_measured_new_joint(mean, 3, weight, 2);
+    psd_buf_t *mean = psd_payload_copy("12345678", 8), *joint = psd_measured_new_joint(mean, 3, 7);
     take(0, mean, 3);
     cr_expect_not(inbox.joint);
     take(1, joint, 3);
