@@ -6,11 +6,13 @@
 #include <string.h>
 
 #include "common/config/number.h"
+#include "common/optim/aggregate.h"
 
 /* A pass over sums in double precision costs as much memory traffic as about four gradients, so early summing only pays with many
  * workers. With fewer, gradients are kept as they arrived until their step, or only their mean, if they arrive together through
  * memory: for that, rounds of two workers and more are foretold. */
 enum { FOLD_AT = 3, FOLD_FROM = 16, FORETELL_FROM = 2 };
+_Static_assert((int)FOLD_FROM > (int)PSD_AGGREGATE_TAKEN, "no mean is of pushes that are in the sums already");
 
 static bool is_word(const psd_options_t *options, psd_option_id_t id, const char *word)
 {
