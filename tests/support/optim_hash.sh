@@ -13,7 +13,7 @@ trap 'rm -rf "$out"' EXIT
 isas="generic"
 [ "$(uname -m)" = x86_64 ] && isas="sse2 avx2 avx512"
 flags="-std=c11 -D_GNU_SOURCE -I. -fno-math-errno -ffp-contract=off"
-sources="common/optim/optimizer.c common/optim/isa.c common/optim/rule.c common/base/scanner.c common/base/words.c common/config/number.c common/base/err.c common/optim/aggregate.c common/optim/clip.c common/optim/groups.c common/optim/passes.c common/optim/schedule.c common/optim/whole.c common/base/partition.c common/codec/codec.c common/codec/spec.c"
+sources="common/optim/optimizer.c common/optim/isa.c common/optim/rule.c common/base/scanner.c common/base/words.c common/config/number.c common/base/copy.c common/base/err.c common/optim/aggregate.c common/optim/clip.c common/optim/groups.c common/optim/passes.c common/optim/schedule.c common/optim/whole.c common/base/partition.c common/codec/codec.c common/codec/spec.c"
 
 # The flags of an instruction set, as in common/CMakeLists.txt.
 isa_flags() {
