@@ -67,8 +67,22 @@ void PSD_PER_ISA(psd_sum_squares)(double *restrict sum, const float *restrict x,
         sum[j] = s[j];
 }
 
-/* A line of the cache is read once, into memory of its own: what is summed is what is copied, even while others write. With
- * `streams` it leaves past the caches, so that the processor need not read what it overwrites; `to` is then aligned to 16 bytes. */
+/* Write a line of the cache. With `streams` it leaves past the caches, so that the processor need not read what it overwrites; `to`
+ * is then aligned to 16 bytes. */
+PSD_LOOP put_line(float *to, const float line[16], bool streams)
+{
+#ifdef __SSE2__
+    for (size_t j = 0; j < 16 && streams; j += 4)
+        _mm_stream_ps(to + j, _mm_load_ps(line + j));
+    if (streams)
+        return;
+#else
+    (void)streams;
+#endif
+    memcpy(to, line, 16 * sizeof *line);
+}
+
+/* A line is read once, into memory of its own: what is summed is what is copied, even while others write. */
 PSD_LOOP copy_lines(double *restrict s, float *restrict to, const float *restrict x, bool streams, size_t n)
 {
     for (size_t i = 0; i < n; i += 16) {
@@ -77,13 +91,7 @@ PSD_LOOP copy_lines(double *restrict s, float *restrict to, const float *restric
         __asm__("" : "+m"(line));
         for (size_t j = 0; j < 16; j++)
             s[j] += (double)line[j] * (double)line[j];
-#ifdef __SSE2__
-        for (size_t j = 0; j < 16 && streams; j += 4)
-            _mm_stream_ps(to + i + j, _mm_load_ps(line + j));
-        if (streams)
-            continue;
-#endif
-        memcpy(to + i, line, sizeof line);
+        put_line(to + i, line, streams);
     }
 }
 
@@ -124,13 +132,7 @@ PSD_LOOP take_lines(double *restrict s, double *restrict t, float *restrict out,
             t[j] += (double)b[j] * (double)b[j];
             line[j] = (float)(of_g * (double)a[j] + of_h * (double)b[j]);
         }
-#ifdef __SSE2__
-        for (size_t j = 0; j < 16 && streams; j += 4)
-            _mm_stream_ps(out + i + j, _mm_load_ps(line + j));
-        if (streams)
-            continue;
-#endif
-        memcpy(out + i, line, sizeof line);
+        put_line(out + i, line, streams);
     }
 }
 
