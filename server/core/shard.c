@@ -28,6 +28,7 @@ typedef struct slice {
     uint32_t slot_at[PSD_MAX_SLOTS]; /* where in the part's state arrays its own begin */
     psd_rule_state_t state;
     psd_rule_state_t kept_state;
+    psd_rule_state_t ahead; /* after a step that was made ahead */
 } slice_t;
 
 enum { NOT_WHOLE = UINT32_MAX };
@@ -41,15 +42,20 @@ typedef struct whole {
     float *copy;                /* the weights after the step, then the slots; NULL: none is made, or no worker has a gradient */
 } whole_t;
 
-typedef struct part {
-    uint32_t n;                 /* elements */
-    uint32_t first, n_chunks;   /* of its slices */
-    size_t n_codes;             /* bytes of a pushed part, without a bitmap */
+/* What a step changes of a part, but for what is kept of each chunk. */
+typedef struct values {
     psd_buf_t *w;               /* weights, shared with sends in flight */
     psd_buf_t *coded;           /* the same in the coding of pulls; NULL: they leave as they are */
     float *slot[PSD_MAX_SLOTS]; /* state, inside the shard's arrays */
-    double *sum;                /* of contributions, inside the shard's array; NULL: there was none yet */
-    uint8_t *has_sum;           /* bitmap of the chunks of which there is one now */
+} values_t;
+
+typedef struct part {
+    uint32_t n;               /* elements */
+    uint32_t first, n_chunks; /* of its slices */
+    size_t n_codes;           /* bytes of a pushed part, without a bitmap */
+    values_t now, ahead; /* `ahead`: after a step that was made ahead, or room for one; its weights are NULL before the first */
+    double *sum;         /* of contributions, inside the shard's array; NULL: there was none yet */
+    uint8_t *has_sum;    /* bitmap of the chunks of which there is one now */
     psd_work_t work;
     psd_buf_t *kept_w; /* the part before the step that a checkpoint must not see; NULL: none kept */
     float *kept_slots; /* its state arrays, n floats each, one after the other */
@@ -70,6 +76,7 @@ struct psd_shard {
     size_t n_sums;                    /* bytes of the sums */
     size_t n_array[PSD_MAX_SLOTS];    /* bytes of each state array */
     float *array[PSD_MAX_SLOTS];      /* n_slots arrays over all parts */
+    float *spare[PSD_MAX_SLOTS];      /* as many, for steps that are made ahead; NULL: none ever was */
     const psd_extent_t *tensor;       /* the model's */
     const psd_inherited_t *inherited; /* by its tensors; NULL: nothing is */
     uint32_t n_initial;               /* arrays of initial values */
@@ -97,10 +104,10 @@ enum { SHIFT = 16 * 9 };
 static const psd_rule_t *rule_of(const psd_shard_t *self, const slice_t *c) { return &self->groups.at[c->group].rule; }
 
 /* The state arrays of a chunk, from its element `at` on. */
-static void find_slots(const psd_shard_t *self, const part_t *p, const slice_t *c, size_t at, float *slot[PSD_MAX_SLOTS])
+static void find_slots(const psd_shard_t *self, const values_t *v, const slice_t *c, size_t at, float *slot[PSD_MAX_SLOTS])
 {
     for (int s = 0; s < PSD_MAX_SLOTS; s++)
-        slot[s] = s < rule_of(self, c)->n_slots ? p->slot[s] + c->slot_at[s] + at : NULL;
+        slot[s] = s < rule_of(self, c)->n_slots ? v->slot[s] + c->slot_at[s] + at : NULL;
 }
 
 /* Elements of a chunk's s-th state array; 0 of one that its rule does not keep. */
@@ -160,7 +167,7 @@ static int make_slots(psd_shard_t *self)
                     n += (uint32_t)n_of_slot(self, c, s);
                 }
                 if (round)
-                    self->part[p].slot[s] = self->array[s] + at;
+                    self->part[p].now.slot[s] = self->array[s] + at;
                 at += round ? padded(n) : 0;
                 total += round ? 0 : padded(n);
             }
@@ -186,9 +193,9 @@ static int allocate(psd_shard_t *self, const uint8_t *group_of, const psd_partit
             self->slice[part->first + i].code_at = part->n_codes;
             part->n_codes += psd_coding_bytes(&self->codings.push, self->slice[part->first + i].n);
         }
-        if (!(part->w = psd_buf_new(part->n * sizeof(float))))
+        if (!(part->now.w = psd_buf_new(part->n * sizeof(float))))
             return PSD_ENOMEM;
-        memset(part->w->data, 0, part->w->n_bytes);
+        memset(part->now.w->data, 0, part->now.w->n_bytes);
     }
     const int rc = make_slots(self);
     return rc ? rc : find_whole(self);
@@ -240,14 +247,19 @@ void psd_shard_destroy(psd_shard_t **self_p)
         free(part->work.gradient);
         free(part->work.weight);
         free(part->has_sum);
-        psd_buf_unref(&part->w);
-        psd_buf_unref(&part->coded);
+        psd_buf_unref(&part->now.w);
+        psd_buf_unref(&part->now.coded);
+        psd_buf_unref(&part->ahead.w);
+        psd_buf_unref(&part->ahead.coded);
     }
     if (self->sums)
         munmap(self->sums, self->n_sums);
-    for (int s = 0; s < PSD_MAX_SLOTS; s++)
+    for (int s = 0; s < PSD_MAX_SLOTS; s++) {
         if (self->array[s])
             munmap(self->array[s], self->n_array[s]);
+        if (self->spare[s])
+            munmap(self->spare[s], self->n_array[s]);
+    }
     for (uint32_t t = 0; t < self->n_whole; t++)
         free(self->whole[t].copy);
     free(self->whole);
@@ -268,12 +280,12 @@ bool psd_shard_use(psd_shard_t *self, psd_buf_t *(*new_buf)(void *arg, size_t n_
     self->new_buf_arg = arg;
     for (uint32_t p = 0; p < self->n_parts; p++) {
         part_t *part = &self->part[p];
-        psd_buf_t *moved = new_weights(self, part->w->n_bytes);
+        psd_buf_t *moved = new_weights(self, part->now.w->n_bytes);
         if (!moved)
             return false;
-        memcpy(moved->data, part->w->data, moved->n_bytes);
-        psd_buf_unref(&part->w);
-        part->w = moved;
+        memcpy(moved->data, part->now.w->data, moved->n_bytes);
+        psd_buf_unref(&part->now.w);
+        part->now.w = moved;
     }
     return true;
 }
@@ -298,15 +310,16 @@ static part_t *part_of(const psd_shard_t *self, uint32_t part)
 uint32_t psd_shard_elements(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->n; }
 uint32_t psd_shard_first(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->first; }
 uint32_t psd_shard_chunks_of(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->n_chunks; }
-psd_buf_t *psd_shard_weights(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->w; }
+psd_buf_t *psd_shard_weights(const psd_shard_t *self, uint32_t part) { return part_of(self, part)->now.w; }
 
-psd_shard_sent_t psd_shard_sent(const psd_shard_t *self, uint32_t part)
+static psd_shard_sent_t sent_of(const psd_shard_t *self, const values_t *v)
 {
-    const part_t *p = part_of(self, part);
-    if (p->coded)
-        return (psd_shard_sent_t){ p->coded, psd_coding_number(&self->codings.pull) };
-    return (psd_shard_sent_t){ p->w, PSD_CODEC_F32 };
+    if (v->coded)
+        return (psd_shard_sent_t){ v->coded, psd_coding_number(&self->codings.pull) };
+    return (psd_shard_sent_t){ v->w, PSD_CODEC_F32 };
 }
+
+psd_shard_sent_t psd_shard_sent(const psd_shard_t *self, uint32_t part) { return sent_of(self, &part_of(self, part)->now); }
 
 uint64_t psd_shard_sync_epoch(const psd_shard_t *self)
 {
@@ -317,9 +330,9 @@ static float *array_of(const psd_buf_t *buf, size_t at) { return (float *)buf->d
 
 static bool codes_weights(const psd_shard_t *self) { return !psd_coding_is_lossless(&self->codings.pull); }
 
-/* The weights of a part in the coding of pulls; NULL: the codec cannot encode them. There is no error feedback: a worker holds a
+/* Weights of a part in the coding of pulls; NULL: the codec cannot encode them. There is no error feedback: a worker holds a
  * rounding of the trained weights, not a sum of roundings. */
-static psd_buf_t *code_of_weights(const psd_shard_t *self, const part_t *p)
+static psd_buf_t *code_of_weights(const psd_shard_t *self, const part_t *p, const psd_buf_t *w)
 {
     const psd_coding_t *coding = &self->codings.pull;
     size_t n_bytes = 0, at = 0;
@@ -329,20 +342,20 @@ static psd_buf_t *code_of_weights(const psd_shard_t *self, const part_t *p)
     assert(code && "no memory for coded weights");
     for (uint32_t i = 0; code && i < p->n_chunks; i++) {
         const slice_t *c = &self->slice[p->first + i];
-        if (!psd_coding_encode(coding, array_of(p->w, c->at), NULL, c->n, (uint8_t *)code->data + at))
+        if (!psd_coding_encode(coding, array_of(w, c->at), NULL, c->n, (uint8_t *)code->data + at))
             psd_buf_unref(&code);
         at += psd_coding_bytes(coding, c->n);
     }
     return code;
 }
 
-/* The part has new weights: encode them for sending. */
-static void publish(const psd_shard_t *self, part_t *p)
+/* These are new weights of a part: encode them for sending. */
+static void publish(const psd_shard_t *self, const part_t *p, values_t *v)
 {
-    psd_buf_unref(&p->coded);
+    psd_buf_unref(&v->coded);
     if (codes_weights(self))
-        p->coded = code_of_weights(self, p);
-    psd_buf_changed(p->w);
+        v->coded = code_of_weights(self, p, v->w);
+    psd_buf_changed(v->w);
 }
 
 /* Updates that another job has made of a chunk; 0: its state is new. */
@@ -360,14 +373,14 @@ static bool inherits_slot(const psd_shard_t *self, const slice_t *c, uint32_t s)
 void psd_shard_set(psd_shard_t *self, uint32_t part, const float *values)
 {
     part_t *p = part_of(self, part);
-    assert(psd_buf_is_unique(p->w) && "initial values come before anything is sent");
-    memcpy(p->w->data, values, p->w->n_bytes);
-    publish(self, p);
+    assert(psd_buf_is_unique(p->now.w) && "initial values come before anything is sent");
+    memcpy(p->now.w->data, values, p->now.w->n_bytes);
+    publish(self, p, &p->now);
     for (uint32_t i = 0; i < p->n_chunks; i++) {
         slice_t *c = &self->slice[p->first + i];
         float *slot[PSD_MAX_SLOTS];
-        find_slots(self, p, c, 0, slot);
-        psd_rule_begin(rule_of(self, c), &c->state, &self->tensor[c->tensor], c->offset, array_of(p->w, c->at), slot, c->n);
+        find_slots(self, &p->now, c, 0, slot);
+        psd_rule_begin(rule_of(self, c), &c->state, &self->tensor[c->tensor], c->offset, array_of(p->now.w, c->at), slot, c->n);
         if (updates_of(self, c))
             psd_rule_resume(rule_of(self, c), &c->state, updates_of(self, c), self->inherited[c->tensor].scalar);
     }
@@ -411,7 +424,7 @@ void psd_shard_set_array(psd_shard_t *self, uint32_t array, uint32_t part, const
         const slice_t *c = &self->slice[p->first + i];
         const size_t n = n_initial(self, c, array);
         if (n)
-            memcpy(p->slot[array - 1] + c->slot_at[array - 1], values, n * sizeof *values);
+            memcpy(p->now.slot[array - 1] + c->slot_at[array - 1], values, n * sizeof *values);
         values += n;
     }
 }
@@ -419,12 +432,12 @@ void psd_shard_set_array(psd_shard_t *self, uint32_t array, uint32_t part, const
 psd_buf_t *psd_shard_slow(const psd_shard_t *self, uint32_t part)
 {
     const part_t *p = part_of(self, part);
-    psd_buf_t *copy = psd_buf_new(p->w->n_bytes);
+    psd_buf_t *copy = psd_buf_new(p->now.w->n_bytes);
     for (uint32_t i = 0; copy && i < p->n_chunks; i++) {
         const slice_t *c = &self->slice[p->first + i];
         float *slot[PSD_MAX_SLOTS];
-        find_slots(self, p, c, 0, slot);
-        psd_rule_slow(rule_of(self, c), array_of(p->w, c->at), slot, array_of(copy, c->at), c->n);
+        find_slots(self, &p->now, c, 0, slot);
+        psd_rule_slow(rule_of(self, c), array_of(p->now.w, c->at), slot, array_of(copy, c->at), c->n);
     }
     return copy;
 }
@@ -433,10 +446,10 @@ psd_shard_state_t psd_shard_state(psd_shard_t *self, uint32_t chunk)
 {
     slice_t *c = slice_of(self, chunk);
     const part_t *p = &self->part[c->part];
-    psd_shard_state_t view = { .w = array_of(p->kept_w ? p->kept_w : p->w, c->at),
+    psd_shard_state_t view = { .w = array_of(p->kept_w ? p->kept_w : p->now.w, c->at),
                                .state = p->kept_w ? &c->kept_state : &c->state };
     for (int s = 0; s < rule_of(self, c)->n_slots; s++)
-        view.slot[s] = (p->kept_w ? p->kept_slots + (size_t)s * p->n : p->slot[s]) + c->slot_at[s];
+        view.slot[s] = (p->kept_w ? p->kept_slots + (size_t)s * p->n : p->now.slot[s]) + c->slot_at[s];
     return view;
 }
 
@@ -450,20 +463,24 @@ void psd_shard_forget(psd_shard_t *self, uint32_t part)
     p->kept_slots = NULL;
 }
 
-void psd_shard_filled(psd_shard_t *self, uint32_t part) { publish(self, part_of(self, part)); }
+void psd_shard_filled(psd_shard_t *self, uint32_t part)
+{
+    part_t *p = part_of(self, part);
+    publish(self, p, &p->now);
+}
 
 /* Weights are kept by a reference, which makes the step copy them before it writes; state arrays are copied here. */
 static void preserve(psd_shard_t *self, part_t *p)
 {
     const int n_slots = self->n_slots;
-    p->kept_w = psd_buf_ref(p->w);
+    p->kept_w = psd_buf_ref(p->now.w);
     p->kept_slots = malloc((size_t)n_slots * p->n * sizeof(float) + 1);
     assert(p->kept_slots && "no memory to keep a part for a checkpoint");
     for (uint32_t i = 0; i < p->n_chunks; i++) {
         slice_t *c = &self->slice[p->first + i];
         c->kept_state = c->state;
         for (int s = 0; s < rule_of(self, c)->n_slots; s++)
-            memcpy(p->kept_slots + (size_t)s * p->n + c->slot_at[s], p->slot[s] + c->slot_at[s],
+            memcpy(p->kept_slots + (size_t)s * p->n + c->slot_at[s], p->now.slot[s] + c->slot_at[s],
                    n_of_slot(self, c, s) * sizeof(float));
     }
 }
@@ -485,7 +502,7 @@ psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity)
     work->shard = self;
     work->part = part;
     work->pass = 0;
-    work->folds = work->onto = false;
+    work->folds = work->ahead = work->onto = false;
     work->divisor = 0;
     work->is_bounded = false;
     memset(work->lr, 0, sizeof work->lr);
@@ -614,16 +631,16 @@ static const float *sum_block(addends_t *from, const psd_rule_t *rule, const psd
     return sum;
 }
 
-static float *writable_weights(const psd_shard_t *self, part_t *p)
+/* Give `v` a buffer for the part's weights after a step: the one that it has, unless that is in use elsewhere. Returns the one that
+ * it had before, if it has another now, to be dropped. */
+static psd_buf_t *make_writable(const psd_shard_t *self, const part_t *p, values_t *v)
 {
-    if (!psd_buf_is_unique(p->w)) {
-        psd_buf_t *copy = new_weights(self, p->w->n_bytes);
-        assert(copy && "no memory for a second copy of a part whose send is in flight");
-        memcpy(copy->data, p->w->data, copy->n_bytes);
-        psd_buf_unref(&p->w);
-        p->w = copy;
-    }
-    return p->w->data;
+    psd_buf_t *former = v->w;
+    if (former && psd_buf_is_unique(former))
+        return NULL;
+    v->w = new_weights(self, p->n * sizeof(float));
+    assert(v->w && "no memory for a second copy of a part's weights");
+    return former;
 }
 
 static psd_plan_t plan(const psd_work_t *work, const slice_t *c, psd_rule_state_t *state)
@@ -737,11 +754,11 @@ static void step_aside(const psd_work_t *work, whole_t *whole)
         const float *sum = sum_of(self, whole->first + i);
         if (sum)
             psd_isa_active()->scale(g + c->offset, sum, p.scale, c->n);
-        memcpy(whole->copy + c->offset, array_of(at->w, c->at), c->n * sizeof *g);
+        memcpy(whole->copy + c->offset, array_of(at->now.w, c->at), c->n * sizeof *g);
         for (int s = 0; s < rule->n_slots; s++) {
             const size_t count = n_of_slot(self, c, s);
             if (count)
-                memcpy(slot[s] + c->offset, at->slot[s] + c->slot_at[s], count * sizeof *g);
+                memcpy(slot[s] + c->offset, at->now.slot[s] + c->slot_at[s], count * sizeof *g);
         }
     }
     psd_rule_apply(rule, &p, whole->copy, slot, g, n);
@@ -771,7 +788,7 @@ static void take_share(psd_shard_t *self, const part_t *p, const slice_t *c, flo
     for (int s = 0; s < rule_of(self, c)->n_slots; s++) {
         const size_t count = n_of_slot(self, c, s);
         if (count)
-            memcpy(p->slot[s] + c->slot_at[s], slot_in_copy(self, whole, s) + c->offset, count * sizeof *w);
+            memcpy(p->now.slot[s] + c->slot_at[s], slot_in_copy(self, whole, s) + c->offset, count * sizeof *w);
     }
 }
 
@@ -801,9 +818,9 @@ static void measure(psd_work_t *work, part_t *p)
         if (!psd_coded_has(work->gradient[0], p->n * sizeof(float), i) ||
             !psd_passes_measures(&self->passes, work->pass, &self->groups.at[c->group], &self->clip))
             continue;
-        find_slots(self, p, c, 0, slot);
+        find_slots(self, &p->now, c, 0, slot);
         const psd_plan_t pass = plan(work, c, &ahead);
-        psd_passes_measure(&self->passes, work->pass, rule_of(self, c), &pass, array_of(p->w, c->at), slot,
+        psd_passes_measure(&self->passes, work->pass, rule_of(self, c), &pass, array_of(p->now.w, c->at), slot,
                            array_of(work->gradient[0], c->at), c->n, work->sum + i * (size_t)n_sums);
     }
 }
@@ -811,14 +828,14 @@ static void measure(psd_work_t *work, part_t *p)
 /* Whether a step computes the checksum of its weights; coded weights get theirs when they are sent. */
 static bool sums(const psd_work_t *work) { return work->sums && !codes_weights(work->shard); }
 
-/* A chunk without a gradient in a step. */
-static void pass_over(const psd_work_t *work, slice_t *c)
+/* A chunk without a gradient in a step: `state` may change. */
+static void pass_over(const psd_work_t *work, const slice_t *c, psd_rule_state_t *state)
 {
-    psd_rule_state_t ahead = c->state;
+    psd_rule_state_t after = *state;
     if (!psd_passes_move_all(&work->shard->groups.at[c->group]))
         return;
-    plan(work, c, &ahead);
-    memcpy(c->state.scalar, ahead.scalar, sizeof ahead.scalar);
+    plan(work, c, &after);
+    memcpy(state->scalar, after.scalar, sizeof after.scalar);
 }
 
 /* The magnitude whose reach a look counts: the bound by value, as far as the gradient is scaled, or else where squares overflow. */
@@ -841,37 +858,68 @@ static void look_at_share(const psd_work_t *work, const slice_t *c, uint32_t i, 
     }
 }
 
+/* Where a step finds what it changes, and where it puts that; both may be the same. */
+typedef struct move {
+    const float *w;
+    const values_t *from, *to;
+} move_t;
+
+/* Bring `n` elements of a chunk, from `at` on, to where the step changes them, unless they lie there already. State arrays that do
+ * not have an element for each weight are those of whole tensors, which are never stepped ahead. */
+static void bring(const psd_shard_t *self, const slice_t *c, const move_t *move, size_t at, size_t n)
+{
+    float *from[PSD_MAX_SLOTS], *to[PSD_MAX_SLOTS], *w = array_of(move->to->w, c->at);
+    if (w != move->w + c->at)
+        memcpy(w + at, move->w + c->at + at, n * sizeof *w);
+    find_slots(self, move->from, c, at, from);
+    find_slots(self, move->to, c, at, to);
+    for (int s = 0; s < PSD_MAX_SLOTS; s++)
+        if (to[s] != from[s])
+            memcpy(to[s], from[s], n * sizeof *w);
+}
+
+/* The checksum of the part up to a chunk's end, which the step has not changed. */
+static uint32_t sum_of_rest(const psd_work_t *work, const slice_t *c, const move_t *move, uint32_t crc)
+{
+    return sums(work) ? psd_crc32c_extend(crc, array_of(move->to->w, c->at), c->n * sizeof(float)) : 0;
+}
+
 /* One chunk's step. Returns the checksum of the part up to here, `crc` being that of what lies before the chunk; 0 where it does
  * not sum. */
-static uint32_t step_chunk(psd_work_t *work, part_t *p, uint32_t i, float *room_of_codes, float *w, uint32_t crc)
+static uint32_t step_chunk(psd_work_t *work, part_t *p, uint32_t i, float *room_of_codes, const move_t *move, uint32_t crc)
 {
     static const psd_clip_t none = { .value = 0 };
     const psd_shard_t *self = work->shard;
     slice_t *c = &self->slice[p->first + i];
+    psd_rule_state_t *state = work->ahead ? &c->ahead : &c->state;
     addends_t from;
     find_addends(&from, work, p, i, room_of_codes);
-    w += c->at;
+    if (work->ahead)
+        c->ahead = c->state;
     const bool has = !self->groups.at[c->group].freezes && (from.n || from.sum);
-    if (!has)
-        pass_over(work, c);
-    if (!has)
-        return sums(work) ? psd_crc32c_extend(crc, w, c->n * sizeof *w) : 0;
-    const psd_plan_t plan_of = plan(work, c, &c->state);
+    if (!has) {
+        pass_over(work, c, state);
+        bring(self, c, move, 0, c->n);
+        return sum_of_rest(work, c, move, crc);
+    }
+    const psd_plan_t plan_of = plan(work, c, state);
     const psd_clip_t *clip = work->is_bounded ? &none : psd_group_clip(&self->groups.at[c->group], &self->clip);
+    float *w = array_of(move->to->w, c->at);
     if (self->groups.at[c->group].clips)
         work->clipped = plan_of.scale;
     if (work->look)
         work->look[i * (size_t)PSD_LOOK_TERMS + PSD_LOOK_RATE] = work->lr[c->group];
     if (c->whole != NOT_WHOLE) {
         if (work->look)
-            look_at_share(work, c, i, &plan_of, w);
+            look_at_share(work, c, i, &plan_of, move->w + c->at);
         take_share(work->shard, p, c, w);
-        return sums(work) ? psd_crc32c_extend(crc, w, c->n * sizeof *w) : 0;
+        return sum_of_rest(work, c, move, crc);
     }
     for (size_t at = 0, n; at < c->n; at += n) {
         float room[BLOCK], before[BLOCK], *slot[PSD_MAX_SLOTS];
         n = block_of(c->n - at);
-        find_slots(self, p, c, at, slot);
+        bring(self, c, move, at, n);
+        find_slots(self, move->to, c, at, slot);
         const float *g = sum_block(&from, rule_of(self, c), clip, plan_of.scale, n, room);
         if (work->look)
             memcpy(before, w + at, n * sizeof *w);
@@ -883,31 +931,84 @@ static uint32_t step_chunk(psd_work_t *work, part_t *p, uint32_t i, float *room_
     return crc;
 }
 
+/* Step all chunks of a part from weights `w`: the result lies in `to`. */
+static void step_chunks(psd_work_t *work, part_t *p, const float *w, values_t *to)
+{
+    const move_t move = { .w = w, .from = &p->now, .to = to };
+    float *room = new_room(work);
+    uint32_t crc = 0;
+    for (uint32_t i = 0; i < p->n_chunks; i++)
+        crc = step_chunk(work, p, i, room, &move, crc);
+    free(room);
+    publish(work->shard, p, to);
+    if (sums(work))
+        psd_buf_set_checksum(to->w, crc);
+}
+
+static void clear_look(psd_work_t *work, const part_t *p)
+{
+    if (work->look)
+        memset(work->look, 0, p->n_chunks * (size_t)PSD_LOOK_TERMS * sizeof *work->look);
+}
+
 static void step(psd_work_t *work, part_t *p)
 {
     const psd_shard_t *self = work->shard;
     if (work->preserve)
         preserve(work->shard, p);
-    if (work->look)
-        memset(work->look, 0, p->n_chunks * (size_t)PSD_LOOK_TERMS * sizeof *work->look);
+    clear_look(work, p);
     if (work->n_gradients || work->onto) {
-        float *w = writable_weights(work->shard, p), *room = new_room(work);
-        uint32_t crc = 0;
-        for (uint32_t i = 0; i < p->n_chunks; i++)
-            crc = step_chunk(work, p, i, room, w, crc);
-        free(room);
-        publish(work->shard, p);
-        if (sums(work))
-            psd_buf_set_checksum(p->w, crc);
+        const float *w = p->now.w->data;
+        psd_buf_t *former = make_writable(self, p, &p->now);
+        step_chunks(work, p, w, &p->now);
+        psd_buf_unref(&former);
     } else {
         for (uint32_t i = 0; i < p->n_chunks; i++)
-            pass_over(work, &work->shard->slice[p->first + i]);
+            pass_over(work, &self->slice[p->first + i], &self->slice[p->first + i].state);
     }
     for (uint32_t i = 0; self->n_whole && i < p->n_chunks; i++)
         forget_share(work->shard, &self->slice[p->first + i]);
     drop_gradients(work);
     if (work->onto)
         forget_sum(p);
+}
+
+/* ---- steps that are made ahead ---- */
+
+bool psd_shard_steps_ahead(psd_shard_t *self)
+{
+    if (self->passes.n)
+        return false;
+    for (int s = 0; s < self->n_slots; s++) {
+        if (self->spare[s])
+            continue;
+        if (!(self->spare[s] = map_array(self->n_array[s])))
+            return false;
+        for (uint32_t p = 0; p < self->n_parts; p++)
+            self->part[p].ahead.slot[s] = self->spare[s] + (self->part[p].now.slot[s] - self->array[s]);
+    }
+    return true;
+}
+
+static void step_ahead(psd_work_t *work, part_t *p)
+{
+    psd_buf_t *former = make_writable(work->shard, p, &p->ahead);
+    clear_look(work, p);
+    step_chunks(work, p, p->now.w->data, &p->ahead);
+    psd_buf_unref(&former);
+    drop_gradients(work);
+}
+
+psd_shard_sent_t psd_shard_ahead(const psd_shard_t *self, uint32_t part) { return sent_of(self, &part_of(self, part)->ahead); }
+
+void psd_shard_adopt(psd_shard_t *self, uint32_t part)
+{
+    part_t *p = part_of(self, part);
+    const values_t former = p->now;
+    p->now = p->ahead;
+    p->ahead = former;
+    for (uint32_t i = 0; i < p->n_chunks; i++)
+        self->slice[p->first + i].state = self->slice[p->first + i].ahead;
 }
 
 /* Add the contributions to the sums, in their order. */
@@ -936,6 +1037,8 @@ void psd_work_run(psd_work_t *work)
     part_t *p = part_of(work->shard, work->part);
     if (work->folds)
         fold(work, p);
+    else if (work->ahead)
+        step_ahead(work, p);
     else if (work->pass < work->shard->passes.n)
         measure(work, p);
     else

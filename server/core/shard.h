@@ -27,6 +27,7 @@ typedef struct psd_work {
                              drops them when the step has run */
     double *weight;       /* n_i / N of each, summed in double in this order, rounded once */
     bool folds;           /* not a pass: add the contributions to the part's sums, before later ones, and drop them */
+    bool ahead;           /* the step of a round that is not decided: put its result aside, where psd_shard_adopt takes it */
     bool onto;            /* the part's sums, if it has any, are the beginning of the mean: the contributions come after them */
     double divisor;  /* of the sums, where they are of several rounds: the contributions are added to them, then all is divided; 0:
                              the weights make a mean as they are */
@@ -121,6 +122,14 @@ psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity);
  * forgotten those of its part. */
 bool psd_shard_make_sums(psd_shard_t *self);
 void psd_shard_forget_sums(psd_shard_t *self);
+
+/* Whether steps may be made ahead of their rounds' decisions, which takes as much memory again as the weights and their state: they
+ * are one pass. The first call makes room for state, once; false without memory. */
+bool psd_shard_steps_ahead(psd_shard_t *self);
+
+/* For a part whose last work was made ahead: its weights after that, as sent; and make the result the part's. */
+psd_shard_sent_t psd_shard_ahead(const psd_shard_t *self, uint32_t part);
+void psd_shard_adopt(psd_shard_t *self, uint32_t part);
 
 /* The part's work as it was last made, for its next pass. */
 psd_work_t *psd_shard_pending(psd_shard_t *self, uint32_t part);

@@ -1,6 +1,9 @@
 #include <criterion/criterion.h>
 
+#include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <uv.h>
 
 #include "common/base/rng.h"
@@ -527,6 +530,212 @@ Test(shard, sums_that_are_forgotten_are_in_no_step, .init = setup, .fini = teard
         const psd_chunk_t *c = &map.chunk[map.held[0][p]];
         cr_expect_arr_eq(psd_shard_weights(shard, p)->data, w + c->offset, c->n * sizeof *w);
     }
+}
+
+/* ---- steps that are made ahead ---- */
+
+enum { TENSORS = 4 };
+
+/* Two shards of the same four tensors, in parts of several chunks: the first makes each step as ever, the second some ahead. */
+static struct pair {
+    psd_groups_t groups;
+    uint8_t group_of[TENSORS];
+    psd_shard_t *shard[2];
+    struct {
+        psd_buf_t *buf;
+        uint32_t crc;
+    } flying[8192]; /* sends in flight: buffers, and what they held when they were sent */
+    size_t n_flying;
+} pair;
+
+static void begin_pair(const char *spec, const char *groups, uint64_t scale)
+{
+    const uint64_t sizes[TENSORS] = { 3000 * scale, 40, 500 * scale, 1500 * scale };
+    uint64_t stream = 3;
+    cr_assert_eq(psd_groups_parse(&pair.groups, spec, groups, NULL), PSD_OK, "%s, %s", spec, groups);
+    cr_assert_eq(psd_partition_make(&map, sizes, TENSORS, 1, scale > 1 ? 20000 : 2100, NULL), PSD_OK);
+    for (uint32_t i = 0; i < TENSORS; i++)
+        pair.group_of[i] = psd_groups_of(&pair.groups, (const char *const[]){ "a", "b", "c", "d" }[i], &map.tensor[i].shape);
+    for (int i = 0; i < 2; i++)
+        cr_assert_not_null(pair.shard[i] = psd_shard_new(&pair.groups, pair.group_of, &clip, &codings, &map, 0, NULL));
+    for (uint32_t p = 0; p < map.n_parts[0]; p++) {
+        float *values = malloc(map.part[0][p].n * sizeof *values);
+        for (uint32_t i = 0; i < map.part[0][p].n; i++)
+            values[i] = (float)psd_uniform(&stream) - 0.5f;
+        psd_shard_set(pair.shard[0], p, values);
+        psd_shard_set(pair.shard[1], p, values);
+        free(values);
+    }
+}
+
+static void fly(psd_buf_t *buf)
+{
+    cr_assert_lt(pair.n_flying, 8192);
+    pair.flying[pair.n_flying].crc = psd_crc32c(buf->data, buf->n_bytes);
+    pair.flying[pair.n_flying++].buf = psd_buf_ref(buf);
+}
+
+static void end_pair(void)
+{
+    for (size_t i = 0; i < pair.n_flying; i++) {
+        psd_buf_t *buf = pair.flying[i].buf;
+        cr_expect_eq(psd_crc32c(buf->data, buf->n_bytes), pair.flying[i].crc, "what is sent does not change, number %zu", i);
+        psd_buf_unref(&buf);
+    }
+    pair.n_flying = 0;
+    psd_shard_destroy(&pair.shard[0]);
+    psd_shard_destroy(&pair.shard[1]);
+    psd_partition_clear(&map);
+}
+
+/* Worker k's gradients of a part in step t: at times it has none of a tensor, and neither has the other. */
+static psd_buf_t *gradients_of(uint32_t p, uint64_t t, uint32_t k)
+{
+    const psd_part_t *part = &map.part[0][p];
+    const size_t n_codes = psd_coded_bytes(&codings.push, &map, 0, p);
+    psd_buf_t *payload = psd_buf_new(n_codes + psd_bitmap_bytes(part->n_chunks));
+    uint8_t *has = (uint8_t *)payload->data + n_codes, *code = payload->data;
+    uint64_t stream = 1000 * t + 10 * p + k;
+    memset(has, 0, psd_bitmap_bytes(part->n_chunks));
+    for (uint32_t i = 0; i < part->n_chunks; i++) {
+        const psd_chunk_t *c = psd_partition_at(&map, 0, p, i);
+        float *g = malloc(c->n * sizeof *g);
+        for (uint32_t j = 0; j < c->n; j++)
+            g[j] = (float)psd_uniform(&stream) - 0.5f;
+        psd_coding_encode(&codings.push, g, NULL, c->n, code);
+        code += psd_coding_bytes(&codings.push, c->n);
+        if ((c->tensor != 1 || !k) && (c->tensor != 2 || t % 2))
+            psd_bitmap_set(has, i);
+        free(g);
+    }
+    return payload;
+}
+
+static psd_work_t *work_of(int which, uint32_t p, uint64_t t, bool ahead)
+{
+    psd_work_t *work = psd_shard_work(pair.shard[which], p, 2);
+    for (uint32_t g = 0; g < pair.groups.n; g++)
+        work->lr[g] = 0.01 * (g + 1);
+    work->momentum = t % 3 ? NAN : 0.5;
+    work->sums = t % 2;
+    work->ahead = ahead;
+    for (uint32_t k = 0; k < 2; k++) {
+        work->weight[k] = k ? 0.75 : 0.25;
+        work->gradient[k] = gradients_of(p, t, k);
+    }
+    work->n_gradients = 2;
+    return work;
+}
+
+/* A number that changes with anything that can be seen of a part. */
+static uint32_t sight_of(int which, uint32_t p)
+{
+    psd_shard_t *of = pair.shard[which];
+    const psd_shard_sent_t sent = psd_shard_sent(of, p);
+    psd_buf_t *slow = psd_shard_slow(of, p);
+    uint32_t crc = psd_crc32c_extend(sent.codec, sent.payload->data, sent.payload->n_bytes);
+    cr_expect_eq(psd_buf_checksum(sent.payload), psd_crc32c(sent.payload->data, sent.payload->n_bytes));
+    crc = psd_crc32c_extend(crc, slow->data, slow->n_bytes);
+    psd_buf_unref(&slow);
+    for (uint32_t i = 0; i < map.part[0][p].n_chunks; i++) {
+        const psd_chunk_t *c = psd_partition_at(&map, 0, p, i);
+        const psd_shard_state_t state = psd_shard_state(of, psd_shard_first(of, p) + i);
+        crc = psd_crc32c_extend(crc, state.w, c->n * sizeof(float));
+        crc = psd_crc32c_extend(crc, state.state, sizeof *state.state);
+        for (int s = 0; s < pair.groups.at[pair.group_of[c->tensor]].rule.n_slots; s++)
+            crc = psd_crc32c_extend(crc, state.slot[s], c->n * sizeof(float));
+    }
+    return psd_crc32c_extend(crc, &(uint64_t){ psd_shard_sync_epoch(of) }, sizeof(uint64_t));
+}
+
+/* Step a part of the second shard ahead: nothing that can be seen of it changes, nor anything that is being sent. */
+static void go_ahead(uint32_t p, uint64_t t, bool flies)
+{
+    const uint32_t before = sight_of(1, p);
+    const psd_buf_t *payload = psd_shard_sent(pair.shard[1], p).payload;
+    psd_work_t *work = work_of(1, p, t, true);
+    psd_work_run(work);
+    cr_expect_eq(work->n_gradients, 0, "the gradients are let go");
+    cr_expect_eq(sight_of(1, p), before);
+    cr_expect_eq(psd_shard_sent(pair.shard[1], p).payload, payload);
+    if (flies)
+        fly(psd_shard_ahead(pair.shard[1], p).payload);
+}
+
+/* False: this rule makes no steps ahead. */
+static bool compare_pair(const char *spec, const char *groups, uint64_t scale)
+{
+    enum { STEPS = 8 };
+    begin_pair(spec, groups, scale);
+    const bool steps_ahead = psd_shard_steps_ahead(pair.shard[1]);
+    for (uint64_t t = 1; steps_ahead && t <= STEPS; t++)
+        for (uint32_t p = 0; p < map.n_parts[0]; p++) {
+            const uint64_t draw = 5 * t + 3 * p, kind = t == 1 ? 1 : draw % 5;
+            for (uint32_t i = 0; i < 2; i++)
+                if ((draw + i) % 3) /* only then the step copies */
+                    fly(psd_shard_sent(pair.shard[i], p).payload);
+            psd_work_run(work_of(0, p, t, false));
+            if (kind >= 2) /* in vain, at times twice */
+                go_ahead(p, t + 100, draw % 2);
+            if (kind == 4)
+                go_ahead(p, t + 200, false);
+            if (kind % 2) {
+                go_ahead(p, t, draw % 4);
+                const psd_shard_sent_t sent = psd_shard_ahead(pair.shard[1], p);
+                psd_shard_adopt(pair.shard[1], p);
+                cr_expect_eq(psd_shard_sent(pair.shard[1], p).payload, sent.payload, "it has left");
+                cr_expect_eq(psd_shard_sent(pair.shard[1], p).codec, sent.codec);
+            } else {
+                psd_work_run(work_of(1, p, t, false));
+            }
+            cr_assert_eq(sight_of(1, p), sight_of(0, p), "%s, %s: part %u in step %" PRIu64, spec, groups, p, t);
+        }
+    end_pair();
+    return steps_ahead;
+}
+
+Test(shard, a_step_made_ahead_counts_when_it_is_adopted_and_then_it_is_the_same_to_the_bit)
+{
+    const psd_optimizer_t *opt;
+    size_t n_ahead = 0;
+    for (size_t i = 0; (opt = psd_optimizer_at(i)); i++) {
+        char looking_back[96];
+        snprintf(looking_back, sizeof looking_back, "lookahead(%s, k=2, pullback=%s)", opt->name, i % 2 ? "reset" : "pullback");
+        clip.value = i % 3 ? 0 : 0.3;
+        const bool steps_ahead = compare_pair(opt->name, "", 1);
+        cr_expect_eq(steps_ahead, !opt->n_sums && !opt->whole, "%s", opt->name);
+        if (psd_rule_parse(&rule, looking_back, NULL) == PSD_OK) /* not all rules can be wrapped */
+            cr_expect_eq(compare_pair(looking_back, "", 1), steps_ahead, "%s", looking_back);
+        n_ahead += steps_ahead;
+    }
+    cr_expect_geq(n_ahead, 10);
+    clip.value = 0;
+    compare_pair("lookahead(adam, k=2)", "", 250);
+    compare_pair("momentum", "", 250);
+    cr_expect(compare_pair("adam", "a(freeze=1); b(lr_mult=0.5, clip=0); c(optimizer=lookahead(nadam, k=2))", 1));
+    cr_expect(compare_pair("lookahead(momentum, k=2)", "d(freeze=1); a(optimizer=lion); b(lookahead=0)", 1));
+}
+
+Test(shard, steps_made_ahead_are_the_same_to_the_bit_in_any_code)
+{
+    static const char *const codecs[] = { "f32", "bf16", "int8", "sign", "topk(0.1)" };
+    for (size_t i = 0; i < 15; i++) {
+        cr_assert_eq(psd_coding_parse(&codings.push, codecs[i % 5], NULL), PSD_OK);
+        cr_assert_eq(psd_coding_parse(&codings.pull, codecs[i / 5], NULL), PSD_OK);
+        cr_expect(compare_pair(i % 2 ? "lookahead(adam, k=2)" : "momentum", "", 1));
+    }
+    codings = (psd_codings_t){ 0 };
+}
+
+Test(shard, rules_that_measure_the_whole_before_a_step_make_none_ahead)
+{
+    static const char *const specs[] = { "lamb", "lookahead(adafactor, k=2)", "muon", "cautious(adamw)" };
+    for (size_t i = 0; i < 4; i++)
+        cr_expect_not(compare_pair(specs[i], "", 1), "%s", specs[i]);
+    cr_expect_not(compare_pair("sgd", "b(optimizer=lars)", 1));
+    clip.norm = 1;
+    cr_expect_not(compare_pair("sgd", "", 1));
+    clip.norm = 0;
 }
 
 /* ---- the state of another job ---- */
