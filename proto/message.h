@@ -159,7 +159,7 @@ typedef enum psd_refusal {
 } psd_refusal_t;
 
 /* Bits of SHARD_WELCOME.code, of COMMAND.code, of FOLLOW.code, of READ.code, of SHARD_STATE.code, of a coordinator's
- * HEARTBEAT.code, of PROBE.code, and of WEIGHTS.code. */
+ * HEARTBEAT.code, of PROBE.code, of PUSH.code, and of WEIGHTS.code. */
 enum {
     PSD_WELCOME_RESTORE = 1,
     PSD_WELCOME_FINISHED = 2,
@@ -188,12 +188,16 @@ enum { PSD_HEARTBEAT_DRAIN = 1 };
 #define PSD_SETTING_ROWS "rows="
 
 enum { PSD_PROBE_SEND = 1 };
+enum { PSD_PUSH_AHEAD = 1 };  /* weights after the step may come before the round is decided */
+enum { PSD_MOST_AHEAD = 15 }; /* contributors of such a round; pushes of more are added up as they come, which takes less memory */
 
 /* `code` of LEAVE. */
 enum { PSD_LEAVE_FINISHED, PSD_LEAVE_UNFINISHED, PSD_LEAVE_KNOWS };
 enum {
     PSD_WEIGHTS_RESIDUAL = 1, /* this shard holds the worker's residual, from a checkpoint */
-    PSD_WEIGHTS_GATHERED = 2  /* the last closed round makes a step with later ones: the weights have not changed */
+    PSD_WEIGHTS_GATHERED = 2, /* the last closed round makes a step with later ones: the weights have not changed */
+    PSD_WEIGHTS_AHEAD = 4,    /* of the round that is still open: they count if ADOPTED says so, with the same number in `seq` */
+    PSD_WEIGHTS_ADOPTED = 8   /* the round is closed, and makes the step behind these */
 };
 enum { PSD_SHARD_STARTED = 1, PSD_SHARD_SAVE_FAILED = 2, PSD_SHARD_RESTORE_FAILED = 4 };
 

@@ -7,12 +7,15 @@
 
 #include "common/config/number.h"
 #include "common/optim/aggregate.h"
+#include "server/core/ahead.h"
 
 /* A pass over sums in double precision costs as much memory traffic as about four gradients, so early summing only pays with many
  * workers. With fewer, gradients are kept as they arrived until their step, or only their mean, if they arrive together through
- * memory: for that, rounds of two workers and more are foretold. */
-enum { FOLD_AT = 3, FOLD_FROM = 16, FORETELL_FROM = 2 };
+ * memory, and parts are stepped ahead of the round's decision, if they arrive through a network: for that, all rounds are
+ * foretold. */
+enum { FOLD_AT = 3, FOLD_FROM = 16, FORETELL_FROM = 1 };
 _Static_assert((int)FOLD_FROM > (int)PSD_AGGREGATE_TAKEN, "no mean is of pushes that are in the sums already");
+_Static_assert((int)FOLD_FROM > (int)PSD_MOST_AHEAD, "no part is stepped ahead whose gradients are in the sums already");
 
 static bool is_word(const psd_options_t *options, psd_option_id_t id, const char *word)
 {
@@ -44,6 +47,7 @@ static void read_engine(psd_settings_t *out, const psd_options_t *options, const
     engine->look_every = psd_options_uint(options, PSD_OPT_health_every);
     engine->fold_at = FOLD_AT;
     engine->fold_from = FOLD_FROM;
+    engine->goes_ahead = is_word(options, PSD_OPT_net_overlap, "auto");
     assert(engine->mode && engine->lr_rule && "the option table admits only names of these tables");
     if (at->is_first)
         return;
@@ -74,7 +78,7 @@ static void read_coordinator(psd_settings_t *out, const psd_options_t *options)
                                                    .start_timeout_ms = patience_ms,
                                                    .patience_ms = patience_ms,
                                                    .mode = out->engine.mode,
-                                                   .fold_from = FORETELL_FROM,
+                                                   .foretell_from = FORETELL_FROM,
                                                    .accumulate = out->engine.accumulate,
                                                    .quarantine_after = psd_options_uint(options, PSD_OPT_sync_quarantine_after),
                                                    .groups = out->engine.groups,

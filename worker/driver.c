@@ -286,11 +286,23 @@ static psd_buf_t *new_payload(void *arg, size_t n_bytes)
     return self->local ? psd_arena_new_buf(self->config.arena, n_bytes) : NULL;
 }
 
+static bool has_link(const psd_driver_t *self, uint32_t s)
+{
+    return self->local && psd_local_has(self->local, PSD_PEER_SERVER + s);
+}
+
+/* Loopback has no wires: both directions take turns on the same processors and memory. */
+static bool is_near(void *arg, uint32_t s)
+{
+    const psd_driver_t *self = arg;
+    return has_link(self, s) || psd_net_is_of_this_machine(psd_session_cluster(self->session)->endpoint[s]);
+}
+
 /* A checksum shows that an array changed on its way, and so does the end of a memory link; encryption does not. */
 static bool copies(void *arg, uint32_t s)
 {
     const psd_driver_t *self = arg;
-    return psd_net_is_keyed(self->config.caller->net) && !(self->local && psd_local_has(self->local, PSD_PEER_SERVER + s));
+    return psd_net_is_keyed(self->config.caller->net) && !has_link(self, s);
 }
 
 static bool place(void *arg, float *to, psd_buf_t *payload, const float *from, size_t n)
@@ -316,6 +328,7 @@ static psd_session_t *new_session(psd_driver_t *self)
                                                     .copies = copies,
                                                     .place = place,
                                                     .are_placed = are_placed,
+                                                    .is_near = is_near,
                                                     .arg = self,
                                                     .read_groups = psd_groups_parse });
 }

@@ -23,11 +23,22 @@ enum {
     SERVER_LEASE_MIN_MS = 2000 /* server 0 answers a heartbeat per second */
 };
 
+/* A part of weights that came while the caller may be computing with its arrays. */
+typedef struct held {
+    psd_buf_t *payload; /* NULL: none */
+    uint32_t codec, checksum;
+    bool proven;
+} held_t;
+
 typedef struct server {
     bool attached;
     uint32_t n_parts;   /* parts of that server, at least 1 */
     uint32_t n_lacking; /* parts whose weights are awaited */
     uint8_t *lacking;   /* bitmap of those */
+    uint64_t attempt;   /* the newest of the server's, when it makes weights ahead of their round's decision */
+    uint8_t *ahead;     /* bitmap of lacking parts that lie in the arrays, of that attempt */
+    bool is_ahead;      /* some came for the open exchange, so the arrays no longer hold the former weights */
+    held_t *held;       /* of each part, of that attempt, until they may be put into the arrays */
     uint64_t version;   /* of the weights held */
     double samples;     /* of the whole job, behind that version */
     uint64_t asked_ms;  /* when it was last sent a probe or request */
@@ -127,6 +138,12 @@ psd_session_t *psd_session_new(const psd_session_config_t *config)
     return self;
 }
 
+static void drop_held(server_t *server)
+{
+    for (uint32_t p = 0; server->held && p < server->n_parts; p++)
+        psd_buf_unref(&server->held[p].payload);
+}
+
 static void forget_map(psd_session_t *self)
 {
     psd_feedback_destroy(&self->feedback);
@@ -141,6 +158,9 @@ static void forget_map(psd_session_t *self)
         free(self->missing[s]);
         self->missing[s] = NULL;
         free(self->server[s].lacking);
+        free(self->server[s].ahead);
+        drop_held(&self->server[s]);
+        free(self->server[s].held);
         self->server[s] = (server_t){ 0 };
     }
 }
@@ -273,6 +293,8 @@ static void await_all(psd_session_t *self, uint64_t now_ms)
         server_t *server = &self->server[s];
         server->n_lacking = server->n_parts;
         memset(server->lacking, 0, psd_bitmap_bytes(server->n_parts));
+        memset(server->ahead, 0, psd_bitmap_bytes(server->n_parts));
+        server->is_ahead = false;
         for (uint32_t p = 0; p < server->n_parts; p++)
             psd_bitmap_set(server->lacking, p);
         server->asked_ms = now_ms;
@@ -560,7 +582,10 @@ static int make_map(psd_session_t *self, psd_err_t *err)
     for (uint32_t s = 0; rc == PSD_OK && s < n_servers(self); s++) {
         server_t *server = &self->server[s];
         server->n_parts = real_parts(self, s) ? real_parts(self, s) : 1;
-        if (!(server->lacking = calloc(1, psd_bitmap_bytes(server->n_parts))))
+        server->lacking = calloc(1, psd_bitmap_bytes(server->n_parts));
+        server->ahead = calloc(1, psd_bitmap_bytes(server->n_parts));
+        server->held = calloc(server->n_parts, sizeof *server->held);
+        if (!server->lacking || !server->ahead || !server->held)
             rc = psd_err_set(err, PSD_ENOMEM, "no memory for the map of %u parts", server->n_parts);
     }
     self->is_large = rc == PSD_OK && psd_copy_is_large(n_bytes_of(self));
@@ -669,6 +694,14 @@ static psd_feedback_part_t gradient_of(psd_session_t *self, uint32_t s, uint32_t
     return out;
 }
 
+/* Whether server `s` may send weights of the round before it is decided: not before a step has been made, because until then the
+ * arrays are the job's initial values; and not on one machine. */
+static bool takes_ahead(const psd_session_t *self, uint32_t s)
+{
+    return self->cluster->settings.in_rounds && self->server[s].version &&
+           !(self->config.is_near && self->config.is_near(self->config.arg, s));
+}
+
 static void send_push(psd_session_t *self, uint32_t s, uint32_t part, bool repeat, psd_actions_t *out)
 {
     psd_feedback_part_t gradient = gradient_of(self, s, part, repeat);
@@ -680,6 +713,7 @@ static void send_push(psd_session_t *self, uint32_t s, uint32_t part, bool repea
     msg->norm2 = self->norm2;
     msg->nonfinite = self->nonfinite;
     msg->value = self->compute_s;
+    msg->code = takes_ahead(self, s) ? PSD_PUSH_AHEAD : 0;
     msg->part = part;
     msg->parts = self->server[s].n_parts;
     if (payload)
@@ -749,6 +783,8 @@ static void collect(psd_session_t *self, uint32_t tensor, const float *gradient)
     }
 }
 
+static void put_held(psd_session_t *self, uint64_t now_ms, uint32_t s);
+
 /* All tensors have come. Servers without chunks get one empty part; without samples, all servers do. */
 static void close_exchange(psd_session_t *self, uint64_t now_ms)
 {
@@ -760,6 +796,8 @@ static void close_exchange(psd_session_t *self, uint64_t now_ms)
     self->phase = PSD_PHASE_EXCHANGING;
     check_whole_gradient(self);
     await_all(self, now_ms);
+    for (uint32_t s = 0; s < n_servers(self); s++)
+        put_held(self, now_ms, s);
 }
 
 int psd_session_push(psd_session_t *self, uint64_t now_ms, uint32_t tensor, const float *gradient, uint64_t samples, double loss,
@@ -1063,32 +1101,100 @@ static bool decode_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, p
     return true;
 }
 
-/* A missing part has arrived from a server. */
-static void came(psd_session_t *self, uint64_t now_ms, uint32_t s, uint32_t part)
+/* Something that was missing has arrived from a server: `n` elements. */
+static void heard_of(psd_session_t *self, uint64_t now_ms, uint32_t s, uint32_t n)
 {
     server_t *server = &self->server[s];
-    const uint32_t n = part_at(self, s, part)->n;
-    psd_bitmap_unset(server->lacking, part);
-    server->n_lacking--;
     self->moved++;
     server->flying -= server->flying < n ? server->flying : n;
     server->asked_ms = now_ms;
     server->rto_ms = RTO_MS;
 }
 
-/* Take a part into the arrays `to`; the next probe requests a damaged one again. Weights that a codec cannot represent, such as Inf
- * and NaN, come uncoded, as slow weights always do. */
-static void take_part(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, float *const *to)
+/* A missing part has arrived. */
+static void came(psd_session_t *self, uint64_t now_ms, uint32_t s, uint32_t part)
 {
     server_t *server = &self->server[s];
-    if (msg->part >= real_parts(self, s) || !psd_bitmap_get(server->lacking, msg->part))
+    psd_bitmap_unset(server->lacking, part);
+    server->n_lacking--;
+    heard_of(self, now_ms, s, part_at(self, s, part)->n);
+}
+
+/* Put a part into the arrays `to`, if it is missing; the next probe requests a damaged one again. Weights that a codec cannot
+ * represent, such as Inf and NaN, come uncoded, as slow weights always do. Returns whether it lies there now. */
+static bool put_part(psd_session_t *self, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, float *const *to)
+{
+    if (msg->part >= real_parts(self, s) || !psd_bitmap_get(self->server[s].lacking, msg->part) ||
+        msg->n_elements != part_at(self, s, msg->part)->n || msg->chunks)
+        return false;
+    psd_bitmap_unset(self->server[s].ahead, msg->part);
+    return (msg->codec == PSD_CODEC_F32 ? copy_part : decode_part)(self, s, msg, payload, to);
+}
+
+static void take_part(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload, float *const *to)
+{
+    if (put_part(self, s, msg, payload, to))
+        came(self, now_ms, s, msg->part);
+}
+
+/* ---- weights that were made ahead of their round's decision ---- */
+
+/* A part of them: it stays missing until the server says that it counts. */
+static void put_ahead(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload)
+{
+    server_t *server = &self->server[s];
+    server->is_ahead = true;
+    if (!put_part(self, s, msg, payload, self->data))
         return;
-    const psd_part_t *p = part_at(self, s, msg->part);
-    if (msg->n_elements != p->n || msg->chunks)
-        return;
-    if (!(msg->codec == PSD_CODEC_F32 ? copy_part : decode_part)(self, s, msg, payload, to))
-        return;
-    came(self, now_ms, s, msg->part);
+    psd_bitmap_set(server->ahead, msg->part);
+    heard_of(self, now_ms, s, msg->n_elements);
+}
+
+/* While the caller may be computing with its arrays, parts are held. */
+static void take_ahead(psd_session_t *self, uint64_t now_ms, uint32_t s, const psd_msg_t *msg, psd_buf_t *payload)
+{
+    server_t *server = &self->server[s];
+    if (msg->seq != server->attempt) {
+        memset(server->ahead, 0, psd_bitmap_bytes(server->n_parts));
+        drop_held(server);
+    }
+    server->attempt = msg->seq;
+    if (self->phase == PSD_PHASE_EXCHANGING) {
+        put_ahead(self, now_ms, s, msg, payload);
+    } else if (msg->part < real_parts(self, s) && msg->n_elements == part_at(self, s, msg->part)->n) {
+        held_t *held = &server->held[msg->part];
+        psd_buf_unref(&held->payload);
+        *held = (held_t){ psd_buf_ref(payload), msg->codec, msg->checksum, msg->proven };
+    }
+}
+
+/* All tensors have been pushed: what was held may be put into the arrays. */
+static void put_held(psd_session_t *self, uint64_t now_ms, uint32_t s)
+{
+    server_t *server = &self->server[s];
+    for (uint32_t p = 0; p < real_parts(self, s); p++) {
+        const held_t *held = &server->held[p];
+        const psd_msg_t msg = { .part = p,
+                                .n_elements = part_at(self, s, p)->n,
+                                .codec = held->codec,
+                                .checksum = held->checksum,
+                                .proven = held->proven };
+        if (held->payload)
+            put_ahead(self, now_ms, s, &msg, held->payload);
+    }
+    drop_held(server);
+}
+
+/* An attempt counts: its parts that have come are those that were missing. */
+static void adopt(psd_session_t *self, uint64_t now_ms, uint32_t s, uint64_t attempt)
+{
+    server_t *server = &self->server[s];
+    for (uint32_t p = 0; attempt == server->attempt && p < real_parts(self, s); p++)
+        if (psd_bitmap_get(server->ahead, p) && psd_bitmap_get(server->lacking, p)) {
+            psd_bitmap_unset(server->lacking, p);
+            server->n_lacking--;
+        }
+    heard_of(self, now_ms, s, 0);
 }
 
 /* ---- residuals and checkpoints ---- */
@@ -1214,7 +1320,7 @@ static void on_residual(psd_session_t *self, const psd_heard_t *in)
 /* A server's weights have not changed. */
 static void take_unchanged(psd_session_t *self, uint32_t s, psd_actions_t *out)
 {
-    if (self->config.are_placed && self->config.are_placed(self->config.arg))
+    if (self->server[s].is_ahead || (self->config.are_placed && self->config.are_placed(self->config.arg)))
         send_probe(self, s, PSD_PROBE_SEND, out);
     else
         lacks_no_more(&self->server[s]);
@@ -1223,6 +1329,12 @@ static void take_unchanged(psd_session_t *self, uint32_t s, psd_actions_t *out)
 static void on_weights(psd_session_t *self, const psd_heard_t *in)
 {
     const uint32_t s = server_of(in);
+    if (in->msg->code & PSD_WEIGHTS_AHEAD) {
+        const bool is_open = self->phase == PSD_PHASE_EXCHANGING || self->phase == PSD_PHASE_COLLECTING;
+        if (is_open && in->msg->clock == self->clock && in->payload)
+            take_ahead(self, in->now_ms, s, in->msg, in->payload);
+        return;
+    }
     if (self->phase == PSD_PHASE_REGISTERING) {
         if (self->synced && in->msg->clock + 1 < self->clock)
             return;
@@ -1251,6 +1363,8 @@ static void on_weights(psd_session_t *self, const psd_heard_t *in)
     heed_request(self, s, in->msg);
     if (in->payload)
         take_part(self, in->now_ms, s, in->msg, in->payload, self->data);
+    else if (in->msg->code & PSD_WEIGHTS_ADOPTED)
+        adopt(self, in->now_ms, s, in->msg->seq);
     else if (!real_parts(self, s))
         lacks_no_more(&self->server[s]);
     else if (self->phase == PSD_PHASE_EXCHANGING)

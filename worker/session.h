@@ -29,6 +29,8 @@ typedef struct psd_session_config {
      * them after the push, so new ones are needed even if they are the same. */
     bool (*place)(void *arg, float *to, psd_buf_t *payload, const float *from, size_t n);
     bool (*are_placed)(void *arg);
+    /* Whether server `s` is on this machine, so that sending and receiving do not gain from each other. NULL: it is not. */
+    bool (*is_near)(void *arg, uint32_t s);
     void *arg; /* of all */
     /* Reads the job's rule and groups: psd_groups_parse, which is passed in because parsing numbers depends on the locale, and this
      * module is pure. NULL: the rule has no votes, and one rule trains all tensors. */

@@ -18,6 +18,9 @@
     X(FOLDED, COUNTER, "psd_pushes_folded_total", 1, "", "Gradients added up before their round was decided.")                     \
     X(ASKED_AGAIN, COUNTER, "psd_pushes_asked_again_total", 1, "",                                                                 \
       "Of these, requested again because the round was decided otherwise than expected.")                                          \
+    X(AHEAD, COUNTER, "psd_parts_ahead_total", 1, "", "Parts stepped before their round was decided (net.overlap).")               \
+    X(AHEAD_IN_VAIN, COUNTER, "psd_parts_ahead_in_vain_total", 1, "",                                                              \
+      "Of these, in vain, because the round was decided otherwise than expected.")                                                 \
     X(PUSHES, COUNTER, "psd_pushes_total", 1, "", "Parts of gradients accepted.")                                                  \
     X(MESSAGES_REJECTED, COUNTER, "psd_messages_rejected_total", 1, "reason", "Messages refused.")                                 \
     X(CONNECTIONS_REFUSED, COUNTER, "psd_connections_refused_total", 1, "",                                                        \

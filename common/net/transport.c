@@ -520,9 +520,7 @@ static psd_socket_t *new_socket(psd_net_t *net, int type, bool (*read)(psd_socke
     return self;
 }
 
-/* Whether messages there stay on this machine. A name other than localhost depends on a name server; an abstract ipc address has no
- * permissions. */
-static bool is_of_this_machine(const char *endpoint)
+bool psd_net_is_of_this_machine(const char *endpoint)
 {
     static const char ipc[] = "ipc://";
     psd_address_t address;
@@ -536,7 +534,7 @@ static bool is_of_this_machine(const char *endpoint)
 
 static bool may_use(const psd_net_t *net, const char *endpoint, psd_err_t *err)
 {
-    if (!net->keys->insecure || is_of_this_machine(endpoint))
+    if (!net->keys->insecure || psd_net_is_of_this_machine(endpoint))
         return true;
     psd_err_set(err, PSD_ECONFIG,
                 "%.128s is not on this machine, and --insecure is only for loopback: give keys (psdctl keygen "

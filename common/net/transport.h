@@ -41,6 +41,10 @@ const char *psd_net_public(const psd_net_t *self);
 /* Whether its connections are encrypted, which also protects messages against changes. */
 bool psd_net_is_keyed(const psd_net_t *self);
 
+/* Whether messages to this endpoint stay on this machine. A name other than localhost depends on a name server; an abstract ipc
+ * address has no permissions. */
+bool psd_net_is_of_this_machine(const char *endpoint);
+
 /* Use this as the servers' public key for new connections. */
 void psd_net_trust(psd_net_t *self, const char server[PSD_KEY_TEXT]);
 

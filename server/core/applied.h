@@ -19,6 +19,7 @@ typedef struct psd_applied_row {
     uint64_t resumes_at; /* asp: clocks of this worker in the checkpoint; it continues from there */
     bool owed;           /* it waits for weights that could not be sent yet; psd_applied_owe sets it */
     bool is_queued;      /* asp: its push is complete, and waits for its step */
+    uint64_t ahead;      /* the attempt of which it has weights that were made ahead (ahead.h); 0: none */
     bool stays;          /* while a view is made: it is in the new one too */
     psd_inbox_t inbox;   /* its open clock, applied + 1 */
     bool is_again;       /* its push of the open clock was counted when it first came */

@@ -337,7 +337,7 @@ static psd_forecast_kind_t foretell(psd_coordinator_t *self, const psd_round_t *
 {
     const psd_member_t *c = round->contributor;
     const uint32_t n = round->n_contributors;
-    if (!self->config.fold_from || round->n_members < self->config.fold_from || self->config.accumulate > 1 ||
+    if (!self->config.foretell_from || round->n_members < self->config.foretell_from || self->config.accumulate > 1 ||
         !psd_mode_has_rounds(self->config.mode))
         return PSD_FORECAST_NONE;
     const bool again = psd_members_are_same(c, n, round->member, round->n_members) && psd_forecast_comes_true(&self->before, round);

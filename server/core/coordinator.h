@@ -41,8 +41,8 @@ typedef struct psd_coordinator_config {
     uint64_t save_every_ms;     /* and time; 0: not by time */
     const uint64_t *points;     /* clocks of the checkpoints that are there, newest first; copied */
     size_t n_points;
-    uint32_t fold_from;             /* least members of a round that is foretold, so that shards may sum up early (forecast.h); 0:
-                                       none is */
+    uint32_t foretell_from;         /* least members of a round that is foretold, so that shards may begin its step early
+                                       (forecast.h); 0: none is */
     const psd_tensor_list_t *model; /* of those checkpoints; copied; NULL without any */
     /* Rounds with a step's worth of gradients that make one step together; one that is skipped is none of them. 0, 1: each makes
      * its own. */

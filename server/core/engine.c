@@ -12,6 +12,7 @@
 #include "common/optim/aggregate.h"
 #include "proto/coded.h"
 #include "proto/measured.h"
+#include "server/core/ahead.h"
 #include "server/core/applied.h"
 #include "server/core/forecast.h"
 #include "server/core/health.h"
@@ -76,6 +77,7 @@ struct psd_engine {
     uint64_t n_forecasts;    /* ever: this is its number, in all runs */
     uint32_t n_folded;       /* its first contributors, whose pushes are in the shard's sums */
     uint32_t n_folding;      /* parts that threads are adding up */
+    psd_ahead_t ahead;       /* steps of the open round */
     struct {
         uint32_t rounds;             /* closed; 0: the shard is between two steps */
         uint32_t n;                  /* gradients in their sum */
@@ -111,6 +113,7 @@ static void begin_save(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 static void tend_residuals(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 static void carry_out(psd_engine_t *self, const psd_heard_t *in);
 static void send_progress(psd_engine_t *self, const psd_applied_row_t *w, uint64_t seq, psd_actions_t *out);
+static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
 
 /* ---- messages out ---- */
@@ -159,17 +162,24 @@ static void tell_worker(const psd_engine_t *self, const psd_applied_row_t *w, ps
     msg->saved = psd_residuals_wish(&self->residuals, w->id, w->incarnation);
 }
 
-static void send_part(psd_engine_t *self, const psd_applied_row_t *w, uint32_t part, psd_actions_t *out)
+static psd_msg_t *send_weights(psd_engine_t *self, const psd_applied_row_t *w, uint32_t part, const psd_shard_sent_t *weights,
+                               psd_actions_t *out)
 {
-    const psd_shard_sent_t weights = psd_shard_sent(self->shard, part);
-    psd_msg_t *msg = send_to_worker(self, w, PSD_MSG_WEIGHTS, weights.payload, out);
+    psd_msg_t *msg = send_to_worker(self, w, PSD_MSG_WEIGHTS, weights->payload, out);
     msg->part = part;
     msg->n_elements = psd_shard_elements(self->shard, part);
     msg->dtype = PSD_DTYPE_F32;
-    msg->codec = weights.codec;
+    msg->codec = weights->codec;
+    self->stats.pulls_fast++;
+    return msg;
+}
+
+static void send_part(psd_engine_t *self, const psd_applied_row_t *w, uint32_t part, psd_actions_t *out)
+{
+    const psd_shard_sent_t weights = psd_shard_sent(self->shard, part);
+    psd_msg_t *msg = send_weights(self, w, part, &weights, out);
     tell_job(self, msg);
     tell_worker(self, w, msg);
-    self->stats.pulls_fast++;
 }
 
 /* An empty WEIGHTS: this shard's chunks have not changed, continue. Not sent in a job that has failed: weights may travel another
@@ -391,8 +401,6 @@ static void fence(psd_engine_t *self, psd_peer_t to, const psd_msg_t *about, psd
 
 /* ---- the step ---- */
 
-static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out);
-
 /* Report to the coordinator what the step did to the tensors here. Nothing waits for the message: if it is lost, there is one look
  * less. */
 static void send_look(psd_engine_t *self, psd_actions_t *out)
@@ -442,6 +450,8 @@ static void hand_out(psd_engine_t *self, psd_actions_t *out)
 {
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
         psd_work_t *work = psd_shard_pending(self->shard, p);
+        if (psd_ahead_has(&self->ahead, p))
+            continue;
         psd_update_hand_out(&self->update, work);
         if (psd_update_is_step(&self->update) && !psd_saver_may_step(&self->saver, self->shard, work))
             continue;
@@ -469,11 +479,26 @@ static double progress_of(const psd_engine_t *self)
     return psd_schedule_progress(&self->config.schedule, self->version, self->samples, self->model.rows);
 }
 
-/* Each group's rate in the next step. */
-static void settle_rates(psd_engine_t *self, double base)
+static double rate_of_round(const psd_engine_t *self)
 {
+    const psd_progress_t p = { .clock = self->clock, .members = self->world, .lr_rule = self->config.lr_rule };
+    return self->config.mode->rate(&p);
+}
+
+/* What the next step is made with: the schedule computes each group's rate from `base`, and the momentum. */
+static psd_stepping_t next_stepping(const psd_engine_t *self, double base)
+{
+    psd_stepping_t with = { .momentum = NAN };
+    const double progress = progress_of(self);
     for (uint32_t g = 0; g < self->config.groups.n; g++)
-        self->rates[g] = psd_groups_rate(&self->config.groups, g, &self->config.schedule, base, progress_of(self));
+        with.lr[g] = psd_groups_rate(&self->config.groups, g, &self->config.schedule, base, progress);
+    psd_schedule_momentum(&self->config.schedule, progress, &with.momentum);
+    return with;
+}
+
+static void note_rates(psd_engine_t *self, const psd_stepping_t *with)
+{
+    memcpy(self->rates, with->lr, sizeof self->rates);
     self->stats.lr = self->rates[self->config.groups.n_said - 1];
 }
 
@@ -525,6 +550,14 @@ static psd_work_t *new_work(const psd_engine_t *self, uint32_t part, uint32_t n)
     return work;
 }
 
+static psd_work_t *new_step(const psd_engine_t *self, uint32_t part, uint32_t n, const psd_stepping_t *with)
+{
+    psd_work_t *work = new_work(self, part, n);
+    memcpy(work->lr, with->lr, sizeof work->lr);
+    work->momentum = with->momentum;
+    return work;
+}
+
 /* A round whose gradients wait for those of others: add them to the sums, and let go of them. Meanwhile workers continue with the
  * weights that they have; the log waits. */
 static void gather(psd_engine_t *self, psd_applied_row_t **contributor, uint32_t n, uint64_t total, psd_actions_t *out)
@@ -543,33 +576,36 @@ static void gather(psd_engine_t *self, psd_applied_row_t **contributor, uint32_t
     self->gathered.samples += total;
 }
 
+/* Whether the next step measures what it does to the tensors. */
+static bool looks(const psd_engine_t *self) { return psd_health_is_due(self->config.look_every, self->version + 1); }
+
 /* Begin an update: the mean over `contributor[0..n)`, whose samples sum to `total`, and over what was gathered before. With
  * `measures`, clipping and the rule measure the whole model before the step; otherwise `scale` is known. The schedule computes the
- * rates from `base`. */
+ * rates from `base`. Parts whose step was made ahead have it already. */
 static void start_update(psd_engine_t *self, psd_applied_row_t **contributor, uint32_t n, uint64_t total, double base,
                          bool measures, float scale, psd_actions_t *out)
 {
-    const psd_schedule_t *schedule = &self->config.schedule;
-    const double progress = progress_of(self);
-    double momentum;
-    settle_rates(self, base);
-    if (!psd_schedule_momentum(schedule, progress, &momentum))
-        momentum = NAN;
+    const psd_stepping_t with = next_stepping(self, base);
+    note_rates(self, &with);
     self->stats.clip_scale = (double)scale;
     const uint32_t n_all = note_contributors(self, contributor, n, total);
     const uint64_t samples = self->gathered.samples + total;
+    psd_ahead_settle(&self->ahead, &with);
     for (uint32_t p = 0; p < psd_shard_parts(self->shard); p++) {
-        psd_work_t *work = new_work(self, p, n);
-        memcpy(work->lr, self->rates, sizeof work->lr);
-        work->momentum = momentum;
+        if (psd_ahead_has(&self->ahead, p)) {
+            psd_shard_adopt(self->shard, p);
+            continue;
+        }
+        psd_work_t *work = new_step(self, p, n, &with);
         work->scale = scale;
         work->onto = self->n_folded || self->gathered.rounds;
         work->divisor = gathers(self) ? psd_reduce_divisor(self->config.reduce, samples, self->gathered.n + n_all) : 0;
         add_gradients(self, work, contributor, n, total, n_all);
     }
     memset(&self->gathered, 0, sizeof self->gathered);
-    psd_update_begin(&self->update, samples, measures, psd_health_is_due(self->config.look_every, self->version + 1));
+    psd_update_begin(&self->update, samples, measures, looks(self));
     hand_out(self, out);
+    assert((!self->ahead.adopted || self->update.open) && "no step is made ahead of the part that was the last to come");
 }
 
 static void send_stepped_to(psd_engine_t *self, psd_applied_row_t *w, uint32_t part, psd_actions_t *out)
@@ -582,18 +618,28 @@ static void send_stepped_to(psd_engine_t *self, psd_applied_row_t *w, uint32_t p
         psd_applied_owe(&self->applied, w, true);
 }
 
+/* A step that is being made counts while its weights are sent: they carry the version that it makes, and the samples behind it. */
+static void count_step(psd_engine_t *self)
+{
+    self->version++;
+    self->samples += self->update.samples;
+}
+
+static void discount_step(psd_engine_t *self)
+{
+    self->version--;
+    self->samples -= self->update.samples;
+}
+
 /* A part's step has run: send its weights to the workers that wait for them. */
 static void send_stepped(psd_engine_t *self, const psd_work_t *work, psd_actions_t *out)
 {
-    /* Weights carry the version that this step makes, and the samples behind it. */
-    self->version++;
-    self->samples += self->update.samples;
+    count_step(self);
     if (self->stepping_for)
         send_stepped_to(self, psd_applied_attached(&self->applied, self->stepping_for->id), work->part, out);
     for (uint32_t i = 0; !self->stepping_for && i < self->applied.n_rows; i++)
         send_stepped_to(self, psd_applied_attached(&self->applied, i), work->part, out);
-    self->version--;
-    self->samples -= self->update.samples;
+    discount_step(self);
 }
 
 /* ---- pushes that are added up before their round is decided ---- */
@@ -606,6 +652,108 @@ static bool can_fold(const psd_engine_t *self, uint32_t i)
     return w && w->incarnation == expected->incarnation && w->inbox.complete && w->inbox.samples &&
            w->inbox.samples == expected->samples && !w->inbox.nonfinite && !w->inbox.joint;
 }
+
+/* Whether the open round's pushes may be added up. */
+static bool may_fold(const psd_engine_t *self)
+{
+    return self->forecast.n && self->config.fold_at && self->forecast.n >= self->config.fold_from &&
+           !psd_rule_votes(&psd_groups_rest(&self->config.groups)->rule);
+}
+
+/* ---- steps that are made before their round is decided ---- */
+
+/* Whether the open round may be stepped ahead: its step is made from this round alone and in one pass, no checkpoint is being written,
+ * and nothing says that the round will be skipped. A job that fails with the first skipped round leaves its workers the weights that
+ * they have. */
+static bool may_go_ahead(const psd_engine_t *self)
+{
+    return self->config.goes_ahead && self->forecast.n && self->forecast.n <= PSD_MOST_AHEAD &&
+           self->applied.n_complete < self->forecast.n && !gathers(self) && !may_fold(self) && !self->update.open &&
+           !self->saver.saving && !self->skipped && self->config.max_skipped != 1 && !*self->failure.why &&
+           psd_shard_steps_ahead(self->shard);
+}
+
+/* The expected contributors, by rank, if this part has come from all of them, and each takes weights that are made ahead. Returns
+ * the sum of their samples; 0: not all. */
+static uint64_t find_ready(const psd_engine_t *self, uint32_t part, psd_applied_row_t **contributor)
+{
+    uint64_t total = 0;
+    bool any = false;
+    for (uint32_t i = 0; i < self->forecast.n; i++) {
+        const psd_member_t *expected = &self->forecast.member[i];
+        psd_applied_row_t *w = contributor[i] = psd_applied_attached(&self->applied, expected->worker);
+        if (!w || w->incarnation != expected->incarnation || w->owed || !psd_inbox_goes_ahead(&w->inbox, part) ||
+            w->inbox.nonfinite || !w->inbox.samples ||
+            w->inbox.samples != (expected->samples ? expected->samples : contributor[0]->inbox.samples))
+            return 0;
+        total += w->inbox.samples;
+        any |= w->inbox.parked[part] != NULL;
+    }
+    return any ? total : 0;
+}
+
+/* A part of a push has come: if it was the last of its part, step that. */
+static void begin_ahead(psd_engine_t *self, const psd_msg_t *push, psd_actions_t *out)
+{
+    psd_applied_row_t *contributor[PSD_MOST_AHEAD];
+    const uint64_t total = push->code & PSD_PUSH_AHEAD && may_go_ahead(self) ? find_ready(self, push->part, contributor) : 0;
+    if (!total)
+        return;
+    const psd_stepping_t with = next_stepping(self, self->lr * rate_of_round(self));
+    if (!psd_ahead_may_begin(&self->ahead, push->part, &with))
+        return;
+    psd_work_t *work = new_step(self, push->part, self->forecast.n, &with);
+    work->ahead = true;
+    work->look = looks(self) ? psd_update_look(&self->update, push->part) : NULL;
+    add_gradients(self, work, contributor, self->forecast.n, total, self->forecast.n);
+    psd_ahead_begin(&self->ahead, push->part, &with);
+    psd_actions_work(out, work);
+    self->stats.ahead++;
+}
+
+/* A part has been stepped ahead: send its weights to the contributors. */
+static void stepped_ahead(psd_engine_t *self, uint64_t now_ms, const psd_work_t *work, psd_actions_t *out)
+{
+    const psd_shard_sent_t weights = psd_shard_ahead(self->shard, work->part);
+    psd_ahead_returned(&self->ahead);
+    if (start_over_if_due(self, now_ms, out))
+        return;
+    for (uint32_t i = 0; i < self->forecast.n; i++) {
+        psd_applied_row_t *w = psd_applied_attached(&self->applied, self->forecast.member[i].worker);
+        if (!w)
+            continue;
+        psd_msg_t *msg = send_weights(self, w, work->part, &weights, out);
+        msg->clock = w->applied + 1;
+        msg->version = self->version + 1;
+        msg->code = PSD_WEIGHTS_AHEAD;
+        msg->seq = w->ahead = self->ahead.number;
+    }
+    run_early_commands(self, now_ms, out);
+}
+
+/* The round makes the step that was made ahead: tell those workers that have its weights; others get them now. */
+static void send_adopted(psd_engine_t *self, psd_actions_t *out)
+{
+    count_step(self);
+    for (uint32_t i = 0; self->ahead.adopted && i < self->applied.n_rows; i++) {
+        psd_applied_row_t *w = psd_applied_attached(&self->applied, i);
+        const bool has = w && w->ahead == self->ahead.number;
+        for (uint32_t p = 0; !has && p < psd_shard_parts(self->shard); p++)
+            if (psd_ahead_has(&self->ahead, p))
+                send_stepped_to(self, w, p, out);
+        if (!has || w->owed)
+            continue;
+        psd_msg_t *msg = send_to_worker(self, w, PSD_MSG_WEIGHTS, NULL, out);
+        tell_job(self, msg);
+        tell_worker(self, w, msg);
+        msg->code |= PSD_WEIGHTS_ADOPTED;
+        msg->seq = w->ahead;
+    }
+    discount_step(self);
+}
+
+/* What was made ahead, and is not adopted, does not count. */
+static void end_ahead(psd_engine_t *self) { self->stats.ahead_in_vain += psd_ahead_end(&self->ahead); }
 
 /* ---- means that are computed while gradients are taken in ---- */
 
@@ -674,9 +822,7 @@ static void fold_ready(psd_engine_t *self, psd_actions_t *out)
 {
     const uint32_t first = self->n_folded;
     uint32_t n = 0;
-    if (!self->forecast.n || !self->config.fold_at || self->forecast.n < self->config.fold_from ||
-        psd_rule_votes(&psd_groups_rest(&self->config.groups)->rule) || !psd_shard_parts(self->shard) || self->n_folding ||
-        self->update.open)
+    if (!may_fold(self) || !psd_shard_parts(self->shard) || self->n_folding || self->update.open)
         return;
     const psd_applied_row_t *lowest = self->applied.row[self->forecast.member[0].worker];
     if (lowest && lowest->inbox.complete)
@@ -726,6 +872,7 @@ static void unfold(psd_engine_t *self, psd_actions_t *out)
     if (self->n_folded)
         psd_shard_forget_sums(self->shard);
     self->n_folded = 0;
+    end_ahead(self);
     psd_forecast_clear(&self->forecast);
 }
 
@@ -743,8 +890,8 @@ static void folded(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 
 void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, psd_actions_t *out)
 {
-    if (work->folds) {
-        folded(self, now_ms, out);
+    if (work->folds || work->ahead) {
+        work->folds ? folded(self, now_ms, out) : stepped_ahead(self, now_ms, work, out);
         return;
     }
     const bool is_step = psd_update_is_step(&self->update), is_last = psd_update_returned(&self->update, work);
@@ -987,12 +1134,6 @@ static void install_view(psd_engine_t *self, const psd_round_t *round)
     psd_applied_find_slowest(&self->applied);
 }
 
-static double rate_of_round(const psd_engine_t *self)
-{
-    const psd_progress_t p = { .clock = self->clock, .members = self->world, .lr_rule = self->config.lr_rule };
-    return self->config.mode->rate(&p);
-}
-
 static bool any_joint(psd_applied_row_t *const *w, uint32_t n)
 {
     bool any = false;
@@ -1020,6 +1161,8 @@ static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round
     self->stepping_for = NULL;
     assert((!round->apply || (!self->n_folded && !any_joint(contributor, n)) || psd_forecast_comes_true(&self->forecast, round)) &&
            "the coordinator announces a round that is another than expected");
+    if (self->saver.saving || waits || !psd_forecast_comes_true(&self->forecast, round))
+        end_ahead(self);
     if (waits)
         gather(self, contributor, n, total, out);
     else if (round->apply)
@@ -1043,6 +1186,8 @@ static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round
     for (uint32_t i = 0; self->update.open && i < self->applied.n_rows; i++)
         if (psd_applied_attached(&self->applied, i))
             psd_applied_owe(&self->applied, self->applied.row[i], false);
+    send_adopted(self, out);
+    end_ahead(self);
     end_pass(self, now_ms, out); /* without chunks a pass is over at once */
     if (!self->update.open)
         finish_at_once(self, now_ms, round->apply && !waits, out);
@@ -1161,6 +1306,8 @@ static int make_shard(psd_engine_t *self, psd_err_t *err)
         rc = psd_err_set(err, PSD_ENOMEM, "no memory for the sums of gradients of several rounds (sync.accumulate)");
     if (rc == PSD_OK && !psd_update_init(&self->update, self->shard, self->model.n))
         rc = psd_err_set(err, PSD_ENOMEM, "no memory for the sums of %u tensors", self->model.n);
+    if (rc == PSD_OK && !psd_ahead_init(&self->ahead, psd_shard_parts(self->shard)))
+        rc = psd_err_set(err, PSD_ENOMEM, "no memory for a bitmap of %u parts", psd_shard_parts(self->shard));
     if (rc != PSD_OK)
         return rc;
     uint32_t parts = psd_shard_parts(self->shard);
@@ -1203,6 +1350,9 @@ static void on_model(psd_engine_t *self, const psd_heard_t *in)
     send_state(self, in->now_ms, in->out);
 }
 
+/* Whether threads work for the open round, or for the step after the last: the log waits for them. */
+static bool is_busy(const psd_engine_t *self) { return self->update.running || self->n_folding || self->ahead.running; }
+
 static void on_log_entry(psd_engine_t *self, const psd_heard_t *in)
 {
     if (self->leaving_run || !self->welcomed || self->restoring || in->msg->job != self->job)
@@ -1211,7 +1361,7 @@ static void on_log_entry(psd_engine_t *self, const psd_heard_t *in)
         send_state(self, in->now_ms, in->out);
         return;
     }
-    if (self->update.running || self->n_folding || in->msg->seq > self->log_done + 1) {
+    if (is_busy(self) || in->msg->seq > self->log_done + 1) {
         /* Early or out of order: keep it, so that a reordered log costs nothing. */
         for (uint32_t i = 0; i < self->n_early; i++)
             if (self->early[i].msg.seq == in->msg->seq)
@@ -1226,7 +1376,7 @@ static void on_log_entry(psd_engine_t *self, const psd_heard_t *in)
 
 static void run_early_commands(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    for (uint32_t i = 0; i < self->n_early && !self->update.running && !self->n_folding; i++) {
+    for (uint32_t i = 0; i < self->n_early && !is_busy(self); i++) {
         if (self->early[i].msg.seq > self->log_done + 1)
             continue;
         early_t next = self->early[i];
@@ -1505,6 +1655,7 @@ static void on_push(psd_engine_t *self, const psd_heard_t *in)
     self->stats.messages++;
     if (psd_inbox_take(&w->inbox, in->msg, in->payload, norm2, bad, self->version))
         on_complete(self, in->now_ms, w, in->out);
+    begin_ahead(self, in->msg, in->out);
 }
 
 /* A connection keeps the order of messages: when an answer arrives, everything sent before it has arrived or is lost. So a probe
@@ -1842,6 +1993,7 @@ static void forget_everything(psd_engine_t *self)
         psd_buf_unref(&self->early[i].payload);
     psd_update_clear(&self->update);
     psd_forecast_clear(&self->forecast);
+    psd_ahead_clear(&self->ahead);
     self->n_folded = 0;
     memset(&self->gathered, 0, sizeof self->gathered);
     psd_saver_clear(&self->saver);
@@ -1870,7 +2022,8 @@ void psd_engine_restored(psd_engine_t *self, uint64_t now_ms, const char *failur
         self->version = point->version;
         self->samples = point->samples;
         self->lr = point->lr;
-        settle_rates(self, self->lr);
+        const psd_stepping_t with = next_stepping(self, self->lr);
+        note_rates(self, &with);
         self->saver.saved = point->clock + 1;
         psd_seeding_set_all(&self->seeding);
         for (uint32_t i = 0; i < point->n_applied; i++)
@@ -1891,8 +2044,8 @@ static bool start_over_if_due(psd_engine_t *self, uint64_t now_ms, psd_actions_t
 {
     if (!self->leaving_run)
         return false;
-    if (self->update.running - (self->saver.deferred ? 1 : 0) || self->n_folding || psd_saver_is_writing(&self->saver) ||
-        self->restoring || self->residuals.n_writing || self->n_loading)
+    if (self->update.running - (self->saver.deferred ? 1 : 0) || self->n_folding || self->ahead.running ||
+        psd_saver_is_writing(&self->saver) || self->restoring || self->residuals.n_writing || self->n_loading)
         return true;
     uint32_t index = self->index;
     forget_everything(self);
@@ -2006,7 +2159,8 @@ psd_engine_t *psd_engine_new(const psd_engine_config_t *config, psd_err_t *err)
         self->name = strdup(config->job);
         self->settings = strdup(config->settings);
         self->endpoint = strdup(config->endpoint);
-        settle_rates(self, psd_rule_lr(&psd_groups_rest(&config->groups)->rule));
+        const psd_stepping_t with = next_stepping(self, psd_rule_lr(&psd_groups_rest(&config->groups)->rule));
+        note_rates(self, &with);
     }
     if (!self || !self->name || !self->settings || !self->endpoint) {
         psd_err_set(err, PSD_ENOMEM, "no memory for an engine");

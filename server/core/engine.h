@@ -43,6 +43,7 @@ typedef struct psd_engine_config {
     uint32_t fold_at;   /* pushes whose turn has come that are added up together before a round is decided, see forecast.h; 0:
                            none are */
     uint32_t fold_from; /* least contributors of a round with which they are */
+    bool goes_ahead;    /* parts may be stepped before their round is decided, see ahead.h */
 } psd_engine_config_t;
 
 enum { PSD_STALENESS_BUCKETS = 13 }; /* <= 0, 1, 2, 4, ... 1024, more: those of the metric */
@@ -54,6 +55,8 @@ typedef struct psd_engine_stats {
     uint64_t rounds;                   /* closed, with or without a step */
     uint64_t pushes;                   /* worker-clocks taken in whole */
     uint64_t folded;                   /* of these, added up before their round was decided */
+    uint64_t ahead;                    /* parts stepped before their round was decided */
+    uint64_t ahead_in_vain;            /* of those, in vain, because the round turned out otherwise */
     uint64_t asked_again;              /* of those, requested again, because the round turned out otherwise than expected */
     uint64_t messages;                 /* of pushes, accepted: one per part */
     uint64_t samples;                  /* behind the steps */

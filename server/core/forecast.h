@@ -1,5 +1,5 @@
-/* forecast.h - the expected next round: its contributors, and the samples of each. A shard may then add up pushes before the round
- * is decided, because the weight of each push, its samples over all samples, is known.
+/* forecast.h - the expected next round: its contributors, and the samples of each. A shard may then add up pushes, or step parts, before
+ * the round is decided, because the weight of each push, its samples over all samples, is known.
  *
  * Both sides keep one: the coordinator, which says in a COMMAND whether shards may rely on a forecast, and on which; and each
  * shard, which reads it there. If a round will be decided otherwise, the coordinator announces that first, and the shards request

@@ -15,7 +15,8 @@ void psd_inbox_size(psd_inbox_t *self, uint32_t n_parts)
     self->n_parts = n_parts;
     self->parked = calloc(n_parts, sizeof *self->parked);
     self->have = calloc(1, psd_bitmap_bytes(n_parts));
-    assert(self->parked && self->have && "no memory for a member's parked pushes");
+    self->ahead = calloc(1, psd_bitmap_bytes(n_parts));
+    assert(self->parked && self->have && self->ahead && "no memory for a member's parked pushes");
 }
 
 static void drop_payloads(psd_inbox_t *self)
@@ -27,25 +28,38 @@ static void drop_payloads(psd_inbox_t *self)
 void psd_inbox_empty(psd_inbox_t *self)
 {
     drop_payloads(self);
-    if (self->have)
+    if (self->have) {
         memset(self->have, 0, psd_bitmap_bytes(self->n_parts));
-    *self =
-        (psd_inbox_t){ .n_parts = self->n_parts, .have = self->have, .parked = self->parked, .base_version = self->base_version };
+        memset(self->ahead, 0, psd_bitmap_bytes(self->n_parts));
+    }
+    *self = (psd_inbox_t){ .n_parts = self->n_parts,
+                           .have = self->have,
+                           .ahead = self->ahead,
+                           .parked = self->parked,
+                           .base_version = self->base_version };
 }
 
 void psd_inbox_clear(psd_inbox_t *self)
 {
     drop_payloads(self);
     free(self->have);
+    free(self->ahead);
     free(self->parked);
     *self = (psd_inbox_t){ 0 };
 }
 
 bool psd_inbox_has(const psd_inbox_t *self, uint32_t part) { return self->complete || psd_bitmap_get(self->have, part); }
 
+bool psd_inbox_goes_ahead(const psd_inbox_t *self, uint32_t part)
+{
+    return self->ahead && psd_bitmap_get(self->ahead, part) && !self->joint;
+}
+
 bool psd_inbox_take(psd_inbox_t *self, const psd_msg_t *msg, psd_buf_t *payload, double norm2, uint32_t bad_chunk, uint64_t version)
 {
     psd_bitmap_set(self->have, msg->part);
+    if (msg->code & PSD_PUSH_AHEAD)
+        psd_bitmap_set(self->ahead, msg->part);
     self->parked[msg->part] = psd_buf_ref(payload);
     self->joint |= psd_measured_mean(payload) != 0;
     self->held++;

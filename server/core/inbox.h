@@ -8,6 +8,7 @@ typedef struct psd_inbox {
     uint32_t n_parts;   /* parts of a whole push; 0: never sized */
     uint32_t held;      /* parts that have come */
     uint8_t *have;      /* bitmap of those */
+    uint8_t *ahead;     /* bitmap of those whose sender takes weights that were made ahead (ahead.h) */
     psd_buf_t **parked; /* their payloads; NULL: no gradient */
     bool complete;      /* all of it has come */
     bool folded;        /* it is in the shard's sums, and its payloads are gone */
@@ -30,6 +31,9 @@ void psd_inbox_clear(psd_inbox_t *self);
 
 /* Whether this part has come, or all have. */
 bool psd_inbox_has(const psd_inbox_t *self, uint32_t part);
+
+/* Whether this part has come, and a step of it may be made ahead. */
+bool psd_inbox_goes_ahead(const psd_inbox_t *self, uint32_t part);
 
 /* Keep a part that was checked: its payload, of which a reference is taken, its sum of squares and, when that is not finite,
  * the number of the chunk that is to blame, from 1. The shard is at `version`: a worker cannot have weights that are newer.

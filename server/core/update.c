@@ -53,13 +53,18 @@ static double *total_of(const psd_update_t *self, int pass, uint32_t tensor)
     return self->total + ((size_t)pass * self->n_tensors + (is_over_model(self, pass) ? 0 : tensor)) * PSD_MAX_SUMS;
 }
 
+double *psd_update_look(const psd_update_t *self, uint32_t part)
+{
+    return self->look + (size_t)psd_shard_first(self->shard, part) * PSD_LOOK_TERMS;
+}
+
 void psd_update_hand_out(psd_update_t *self, psd_work_t *work)
 {
     work->pass = self->pass;
     if (!psd_update_is_step(self))
         work->sum = self->sum + (size_t)psd_shard_first(self->shard, work->part) * psd_update_sums(self);
     else if (self->looks)
-        work->look = self->look + (size_t)psd_shard_first(self->shard, work->part) * PSD_LOOK_TERMS;
+        work->look = psd_update_look(self, work->part);
     for (int i = 0; i < PSD_MAX_PASSES; i++) {
         const bool is_known = self->measures && i < self->pass;
         work->total[i] = is_known ? total_of(self, i, 0) : NULL;

@@ -30,6 +30,9 @@ void psd_update_clear(psd_update_t *self);
  * measures what it does, into `look`. */
 void psd_update_begin(psd_update_t *self, uint64_t samples, bool measures, bool looks);
 
+/* Where the step of a part puts what it measures, if it looks. */
+double *psd_update_look(const psd_update_t *self, uint32_t part);
+
 /* Give the work of a part what the pass needs, and count it as running. */
 void psd_update_hand_out(psd_update_t *self, psd_work_t *work);
 

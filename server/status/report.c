@@ -77,7 +77,8 @@ void psd_report_sent(psd_report_t *self, const psd_msg_t *msg, size_t n_bytes, b
     if (msg->kind != PSD_MSG_WEIGHTS)
         return;
     meet(self, msg, ns);
-    observe(self, PSD_METRIC_PUSH_LATENCY, psd_pace_answer(self->pace, msg->worker, ns));
+    if (!(msg->code & PSD_WEIGHTS_AHEAD)) /* these answer nothing yet */
+        observe(self, PSD_METRIC_PUSH_LATENCY, psd_pace_answer(self->pace, msg->worker, ns));
 }
 
 void psd_report_traffic(const psd_report_t *self, uint64_t *received_bytes, uint64_t *sent_bytes)

@@ -110,6 +110,8 @@ static void set_engine(const psd_report_t *self, psd_metrics_t *m, const psd_nod
     psd_metrics_set(m, PSD_METRIC_PUSHES, NULL, (double)stats->messages);
     psd_metrics_set(m, PSD_METRIC_FOLDED, NULL, (double)stats->folded);
     psd_metrics_set(m, PSD_METRIC_ASKED_AGAIN, NULL, (double)stats->asked_again);
+    psd_metrics_set(m, PSD_METRIC_AHEAD, NULL, (double)stats->ahead);
+    psd_metrics_set(m, PSD_METRIC_AHEAD_IN_VAIN, NULL, (double)stats->ahead_in_vain);
     psd_metrics_set(m, PSD_METRIC_PULLS, "fast", (double)stats->pulls_fast);
     psd_metrics_set(m, PSD_METRIC_PULLS, "slow", (double)stats->pulls_slow);
     psd_metrics_set(m, PSD_METRIC_MEMORY_LINKS, NULL, (double)self->memory_links);

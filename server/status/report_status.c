@@ -153,11 +153,12 @@ static json_t *sync_json(const psd_report_t *self, const psd_node_t *node)
         n += stats->staleness[i];
         json_array_append_new(histogram, json_integer((json_int_t)stats->staleness[i]));
     }
-    return json_pack("{s:s, s:{s:f, s:I, s:I, s:o}, s:{s:I, s:I}, s:o}", "mode",
+    return json_pack("{s:s, s:{s:f, s:I, s:I, s:o}, s:{s:I, s:I}, s:{s:I, s:I}, s:o}", "mode",
                      psd_options_string(self->options, PSD_OPT_sync_mode), "staleness", "mean",
                      n ? (double)stats->staleness_sum / (double)n : 0.0, "max", (json_int_t)stats->staleness_max, "bound",
                      (json_int_t)psd_options_uint(self->options, PSD_OPT_sync_max_staleness), "histogram", histogram, "folded",
-                     "pushes", (json_int_t)stats->folded, "asked_again", (json_int_t)stats->asked_again, "waiting_for", waiting);
+                     "pushes", (json_int_t)stats->folded, "asked_again", (json_int_t)stats->asked_again, "ahead", "parts",
+                     (json_int_t)stats->ahead, "in_vain", (json_int_t)stats->ahead_in_vain, "waiting_for", waiting);
 }
 
 /* The parameter groups, the rest last; none if one rule trains all tensors. */

@@ -123,12 +123,18 @@ sim_config_t sim_config_of_seed(uint64_t seed)
     config.joins = psd_splitmix64(&ninth) % 2;
     if (config.joins && psd_splitmix64(&ninth) % 2)
         config.delay_ms = PSD_MEANS_HOLD_MS;
+    config.goes_ahead = psd_splitmix64(&ninth) % 2;
+    config.by_tensors = psd_splitmix64(&ninth) % 3 == 0;
     if (config.mode[0] == 'b') {
         config.fold_at = (uint32_t)(psd_splitmix64(&other) % 3);
         config.odd_every = (uint32_t)(psd_splitmix64(&other) % 3) ? 0 : 4 + (uint32_t)(psd_splitmix64(&other) % 3);
         config.rounds += 2; /* the first two determine what is expected of the others */
         if (config.nonfinite_clock)
             config.nonfinite_clock = 2 + (uint32_t)(psd_splitmix64(&other) % 5);
+        if (config.goes_ahead && psd_splitmix64(&ninth) % 4) { /* many parts, none of which is summed up early */
+            config.fold_at = config.accumulate = 0;
+            config.part_elements = 1;
+        }
     }
     uint64_t eighth = seed ^ 0x9A4A47;
     if (config.nonfinite_clock && psd_splitmix64(&eighth) % 2)

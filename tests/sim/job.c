@@ -152,7 +152,8 @@ static void keep_gradient(sim_t *self, sim_worker_t *me, push_t *push, uint64_t 
     float *g[MAX_TENSORS];
     uint64_t size[MAX_TENSORS];
     const sim_life_t life = { .run = run, .incarnation = push->incarnation, .worker = push->worker };
-    const bool is_same = !memcmp(&life, &me->life_of_kept, sizeof life);
+    const bool is_same = life.run == me->life_of_kept.run && life.incarnation == me->life_of_kept.incarnation &&
+                         life.worker == me->life_of_kept.worker;
     for (uint32_t t = 0; t < self->list.n; t++) {
         size[t] = self->list.tensor[t].n_elements;
         g[t] = malloc(size[t] * sizeof *g[t]);

@@ -101,6 +101,12 @@ plant "fold: sums of a round that is announced to be another are kept" server/co
     's/^    if \(self->n_folded\)$/    if (self->n_folded > 99)/'
 plant "fold: what cannot be taken apart is not asked for again" server/core/engine.c \
     's/^        psd_applied_drop_open\(&self->applied, w\);$/        w->inbox.folded = false;/'
+plant "ahead: a step that is adopted leaves its counters behind" server/core/shard.c \
+    's/^        self->slice\[p->first \+ i\]\.state = self->slice\[p->first \+ i\]\.ahead;$/        (void)self;/'
+plant "ahead: a worker keeps weights that did not count" worker/session.c \
+    's/if \(self->server\[s\]\.is_ahead \|\| /if (/'
+plant "ahead: parts are stepped beside a checkpoint that has not read them" server/core/engine.c \
+    's/if \(self->saver\.saving \|\| waits/if (waits/; s/!self->saver\.saving && //'
 plant "codec: a part that is asked for again is encoded again" worker/feedback.c \
     's/^    if \(!part->is_coded\)$/    psd_buf_unref(\&part->code.payload);/'
 plant "codec: what is not finite takes the residual with it" worker/feedback.c \

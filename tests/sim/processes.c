@@ -191,6 +191,8 @@ void sim_build_server(sim_t *self, uint32_t s)
                                    .mode = self->mode,
                                    .lr_rule = psd_lr_rule_find("none"),
                                    .fold_at = self->config.fold_at,
+                                   .fold_from = self->config.joins ? PSD_AGGREGATE_TAKEN + 1 : 0, /* no mean is of folded pushes */
+                                   .goes_ahead = self->config.goes_ahead,
                                    .look_every = 3 };
     psd_job_settings_t settings = { .text = "sim",
                                     .clip_value = self->clip.value,
@@ -224,7 +226,9 @@ void sim_build_server(sim_t *self, uint32_t s)
                                              .save_every_rounds = self->config.save_every,
                                              .points = points.clock,
                                              .n_points = points.n,
-                                             .fold_from = self->config.fold_at || self->config.joins ? 2 : 0,
+                                             .foretell_from = self->config.goes_ahead                      ? 1
+                                                              : self->config.fold_at || self->config.joins ? 2
+                                                                                                           : 0,
                                              .model = points.n ? &points.model : NULL };
     server->node = psd_node_new(&engine, s ? NULL : &coordinator, NULL);
     psd_tensors_clear(&points.model);
@@ -321,16 +325,41 @@ static void run_worker_actions(sim_t *self, uint32_t w, psd_actions_t *out)
     psd_actions_clear(out);
 }
 
+static void pump(sim_worker_t *me, psd_actions_t *out)
+{
+    while (psd_session_pump(me->session, out))
+        ;
+}
+
+/* Push the next tensor of the open exchange. The program still computes with its weights, so they are as they were. */
+static void push_tensor(sim_t *self, uint32_t w, uint64_t now_ms, psd_actions_t *out)
+{
+    sim_worker_t *me = &self->worker[w];
+    const uint32_t t = self->list.n - ++me->n_given;
+    psd_err_t err;
+    if (sim_hash(self, me->w) != me->open_hash)
+        sim_broken(self, "worker %u: weights have changed while its exchange lacked tensors", w);
+    if (psd_session_push(me->session, now_ms, t, me->g[t], me->open_samples, 1.0, &err) != PSD_OK)
+        sim_broken(self, "worker %u: %s", w, err.text);
+    pump(me, out);
+}
+
 static void begin_exchange(sim_t *self, uint32_t w, uint64_t now_ms, psd_actions_t *out)
 {
     sim_worker_t *me = &self->worker[w];
     push_t *push = sim_begin_push(self, w);
     psd_err_t err;
+    push->run = psd_session_position(me->session).run;
+    if (self->config.by_tensors && push->samples) {
+        me->n_given = 0;
+        me->open_samples = push->samples;
+        me->open_hash = sim_hash(self, me->w);
+        push_tensor(self, w, now_ms, out);
+        return;
+    }
     if (psd_session_exchange(me->session, now_ms, (const float *const *)me->g, push->samples, 1.0, &err) != PSD_OK)
         sim_broken(self, "worker %u: %s", w, err.text);
-    while (psd_session_pump(me->session, out))
-        ;
-    push->run = out->n ? out->at[out->n - 1].msg.job : 0;
+    pump(me, out);
 }
 
 /* Before a push: whether the worker makes it now. It may also die, or be late. */
@@ -377,6 +406,8 @@ static void advance_worker(sim_t *self, uint32_t w)
         psd_session_register(me->session, now_ms, &self->list, me->w, &out, NULL);
     } else if (phase == PSD_PHASE_READY && !has_all && computes(self, w)) {
         begin_exchange(self, w, now_ms, &out);
+    } else if (phase == PSD_PHASE_COLLECTING) {
+        push_tensor(self, w, now_ms, &out);
     } else if (has_all && psd_groups_have_slow(&self->groups) && !me->pulled) {
         me->pulled = true;
         psd_session_pull_slow(me->session, now_ms, me->slow, &out, NULL);

@@ -14,7 +14,8 @@
 #include "tests/sim/sim.h"
 
 typedef struct totals {
-    uint64_t messages, steps, saves, restores, fallbacks, folded, asked_again, joined, readings, quarantined, done[SIM_N_FAULTS];
+    uint64_t messages, steps, saves, restores, fallbacks, folded, asked_again, joined, ahead, ahead_in_vain, readings, quarantined,
+        done[SIM_N_FAULTS];
 } totals_t;
 
 static void add(totals_t *self, const sim_result_t *result)
@@ -27,6 +28,8 @@ static void add(totals_t *self, const sim_result_t *result)
     self->folded += result->folded;
     self->joined += result->joined;
     self->asked_again += result->asked_again;
+    self->ahead += result->ahead;
+    self->ahead_in_vain += result->ahead_in_vain;
     self->readings += result->readings;
     self->quarantined += result->quarantined;
     for (int f = 0; f < SIM_N_FAULTS; f++)
@@ -37,10 +40,10 @@ static void tell(const totals_t *self, uint64_t seeds)
 {
     printf("%" PRIu64 " seeds: %" PRIu64 " messages, %" PRIu64 " steps, %" PRIu64 " checkpoints, %" PRIu64
            " shards restored, %" PRIu64 " checkpoints found damaged, %" PRIu64 " pushes folded, %" PRIu64
-           " asked for again, %" PRIu64 " parts taken in together, %" PRIu64 " shards read by followers, %" PRIu64
-           " workers quarantined, no promise broken\n",
+           " asked for again, %" PRIu64 " parts taken in together, %" PRIu64 " stepped ahead, %" PRIu64
+           " of these in vain, %" PRIu64 " shards read by followers, %" PRIu64 " workers quarantined, no promise broken\n",
            seeds, self->messages, self->steps, self->saves, self->restores, self->fallbacks, self->folded, self->asked_again,
-           self->joined, self->readings, self->quarantined);
+           self->joined, self->ahead, self->ahead_in_vain, self->readings, self->quarantined);
     for (int f = 0; f < SIM_N_FAULTS; f++)
         printf("%10" PRIu64 " %s\n", self->done[f], sim_fault_words((sim_fault_t)f));
 }

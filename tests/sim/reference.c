@@ -281,7 +281,7 @@ static void check_shard(sim_t *self, const reference_t *r, uint32_t s)
     }
 }
 
-static uint64_t hash_model(const sim_t *self, float *const *w)
+uint64_t sim_hash(const sim_t *self, float *const *w)
 {
     uint64_t hash = 14695981039346656037u;
     for (uint32_t t = 0; t < self->list.n; t++)
@@ -293,12 +293,12 @@ static uint64_t hash_model(const sim_t *self, float *const *w)
 static void hash_all(sim_t *self, const reference_t *r)
 {
     float *slow[MAX_TENSORS];
-    self->result->weights_hash = hash_model(self, r->w);
+    self->result->weights_hash = sim_hash(self, r->w);
     if (!psd_groups_have_slow(&self->groups))
         return;
     for (uint32_t t = 0; t < self->list.n; t++)
         slow[t] = slow_of(self, r, t);
-    self->result->slow_hash = hash_model(self, slow);
+    self->result->slow_hash = sim_hash(self, slow);
     for (uint32_t t = 0; t < self->list.n; t++)
         free(slow[t]);
 }

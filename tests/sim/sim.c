@@ -139,6 +139,8 @@ static void note_end(sim_t *self)
             const psd_engine_stats_t *stats = psd_engine_stats(psd_node_engine(self->server[s].node));
             self->result->folded += stats->folded;
             self->result->asked_again += stats->asked_again;
+            self->result->ahead += stats->ahead;
+            self->result->ahead_in_vain += stats->ahead_in_vain;
         }
     if (self->server[0].node)
         psd_coordinator_facts(psd_node_coordinator(self->server[0].node), &facts);

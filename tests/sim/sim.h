@@ -62,6 +62,8 @@ typedef struct sim_config {
     uint32_t rounds;              /* each worker leaves when its clock has passed this */
     uint32_t tensors;             /* of the model, sizes by the data seed; 0: 3 */
     uint32_t fold_at;             /* pushes that shards add up together before their round is decided; 0: none are */
+    bool by_tensors;              /* workers push tensor by tensor, one for each of their events, the last first */
+    bool goes_ahead;              /* servers step parts before their round is decided */
     bool joins;                   /* servers take gradients in together, out of the memory of workers */
     uint32_t odd_every;     /* period, in rounds, at which the last rank has fewer samples, as at the end of an epoch; 0: never */
     uint32_t stagger_ms;    /* a worker computes for this time, multiplied by its rank */
@@ -95,7 +97,8 @@ typedef struct sim_result {
     /* At the servers running at the end: pushes added up before their round was decided; requested again, because it was
      * decided otherwise. */
     uint64_t folded, asked_again;
-    uint64_t joined;            /* messages with gradients that were taken in together */
+    uint64_t ahead, ahead_in_vain; /* parts that were stepped before their round was decided; of these, in vain */
+    uint64_t joined;               /* messages with gradients that were taken in together */
     double most_parked;         /* gradients that a server held at a time, of the size of its shard, after the first two rounds */
     uint64_t resets;            /* bsp: workers that started with a residual of 0 in a running job, and have pushed since */
     uint64_t readings;          /* shards' weights that a follower has read, and that were compared */

@@ -169,6 +169,9 @@ typedef struct sim_worker {
     float *slow[MAX_TENSORS];
     float *kept[MAX_TENSORS]; /* asp: its residual, in the simulator's copy */
     sim_life_t life_of_kept;  /* its owner */
+    uint32_t n_given;         /* tensors of the open exchange, if it pushes them one by one; 0: it has not begun */
+    uint64_t open_samples;    /* of these */
+    uint64_t open_hash;       /* of its weights when it began */
     uint64_t computed_clock;  /* the newest one for which it has delayed */
     uint64_t stirred[2];      /* its position at its last progress */
     uint32_t idle_ticks;      /* since then */
@@ -372,6 +375,8 @@ void sim_copy_ledger(ledger_t *to, const ledger_t *from);
 void sim_say_who_waits(sim_t *self, uint64_t limit_ms);
 
 /* -- reference.c */
+/* A number that tells the values of a whole model from others. */
+uint64_t sim_hash(const sim_t *self, float *const *w);
 
 /* Check that every shard's weights are those of one process after the pushes that count. */
 void sim_check_weights(sim_t *self);

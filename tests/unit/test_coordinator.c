@@ -538,7 +538,7 @@ Test(coordinator, each_life_of_worker_0_gets_the_figures_of_the_newest_look_once
 
 Test(coordinator, no_round_is_foretold_where_there_are_none, .fini = teardown)
 {
-    config.fold_from = 2;
+    config.foretell_from = 2;
     begin("asp", 2);
     psd_err_t err;
     psd_actions_drop(&out, out.n);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/core/ahead.h"
 #include "server/core/engine.h"
 #include "tests/support/logged.h"
 #include "tests/support/said.h"
@@ -13,7 +14,7 @@ TestSuite(engine, .timeout = 600);
 
 /* The engine of a job's only shard; the test sends the messages of the coordinator and the workers. The model has two tensors of 4
  * weights, a part each. */
-enum { JOB = 9, PARTS = 2, MOST = 4 };
+enum { JOB = 9, PARTS = 2, MOST = 17 };
 
 static psd_engine_t *engine;
 static psd_engine_config_t config;
@@ -23,6 +24,8 @@ static uint64_t before[MOST];                        /* how many lives each work
 static const char *rule = "sgd(lr=1)", *groups = ""; /* of tensors */
 static const char *lr_rule = "none";
 static const float initial[4] = { 1, 2, 3, 4 };
+static bool threads_are_busy; /* work that is handed out is in `handed_out`, of the last event that had any */
+static psd_work_t *handed_out;
 
 static psd_peer_t peer_of(uint32_t connection) { return psd_peer_make(5 + connection, 1); }
 
@@ -39,7 +42,9 @@ static void hear(psd_peer_t from, const psd_msg_t *msg, const void *payload, siz
     psd_actions_drop(&out, out.n);
     psd_engine_message(engine, now, from, msg, body, &out);
     for (size_t i = 0; i < out.n; i++)
-        if (out.at[i].act == PSD_ACT_WORK) {
+        if (out.at[i].act == PSD_ACT_WORK && threads_are_busy) {
+            handed_out = out.at[i].work;
+        } else if (out.at[i].act == PSD_ACT_WORK) {
             psd_work_run(out.at[i].work);
             psd_engine_worked(engine, now, out.at[i].work, &out);
         }
@@ -111,7 +116,7 @@ static uint64_t nonce_of(uint32_t w) { return 70 + w + 10 * before[w]; }
 /* An entry of the log: these workers, as bits, are members from then on, each in its present life. */
 static void log_entry(uint64_t number, uint32_t code, psd_round_t round, unsigned members)
 {
-    uint8_t bytes[1024];
+    uint8_t bytes[4096];
     psd_member_t member[MOST];
     for (uint32_t w = 0; w < MOST; w++)
         if (members >> w & 1)
@@ -471,6 +476,389 @@ Test(engine, a_joint_gradient_is_of_the_round_that_was_expected_when_it_was_take
     close_round(3, 3, true);
     cr_expect_eq(weight(0, 0), 1 - 1.5f);
     before[1]--;
+}
+
+/* ---- parts that are stepped before their round is decided ---- */
+
+static void push_ahead(uint32_t w, uint32_t part, uint64_t clock, float gradient)
+{
+    const float values[4] = { gradient, gradient, gradient, gradient };
+    psd_msg_t msg = part_of(PSD_MSG_PUSH, w, part, values);
+    msg.clock = clock;
+    msg.samples = 8;
+    msg.code = PSD_PUSH_AHEAD;
+    hear(peer_of(w), &msg, values, sizeof values);
+}
+
+/* Worker w's weights of `code` in the last actions: how many, and the last one. */
+static unsigned weights_to(uint32_t w, uint32_t code, const psd_action_t **last)
+{
+    unsigned n = 0;
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_SEND && out.at[i].to == peer_of(w) && out.at[i].msg.kind == PSD_MSG_WEIGHTS &&
+            out.at[i].msg.code == code) {
+            n++;
+            if (last)
+                *last = &out.at[i];
+        }
+    return n;
+}
+
+static float first_of(const psd_action_t *sent) { return ((const float *)sent->payload->data)[0]; }
+
+static uint64_t n_ahead(void) { return psd_engine_stats(engine)->ahead; }
+static uint64_t n_in_vain(void) { return psd_engine_stats(engine)->ahead_in_vain; }
+
+/* Workers 0 and 1 are members, and both have pushed the first part of round 2, with the mean 2. */
+static void go_ahead(void)
+{
+    config.goes_ahead = true;
+    foretell(2);
+    push_ahead(0, 0, 2, 1);
+    push_ahead(1, 0, 2, 3);
+    cr_assert_eq(n_ahead(), 1);
+}
+
+/* And the other part. */
+static void go_on(float gradient)
+{
+    push_ahead(0, 1, 2, 1);
+    push_ahead(1, 1, 2, gradient);
+    cr_assert_eq(n_ahead(), 1, "the step of the part that came last will soon be ordered");
+}
+
+/* The next round is closed with this rate. */
+static void close_with_rate(double lr)
+{
+    psd_member_t both[] = { { .worker = 0, .incarnation = 1, .samples = 8 }, { .worker = 1, .incarnation = 1, .samples = 8 } };
+    log_entry(
+        ++seq, PSD_COMMAND_CLOSE,
+        (psd_round_t){ .clock = psd_engine_clock(engine) + 1, .apply = true, .lr = lr, .n_contributors = 2, .contributor = both },
+        3);
+}
+
+/* An entry of the log that changes neither members nor clock. */
+static void log_more(uint32_t code, double lr)
+{
+    view--;
+    log_entry(++seq, code, (psd_round_t){ .clock = psd_engine_clock(engine), .lr = lr }, 3);
+}
+
+static void expect_ordinary_weights(uint32_t w, float a, float b)
+{
+    cr_expect_eq(weights_to(w, PSD_WEIGHTS_ADOPTED, NULL), 0);
+    cr_expect_eq(weights_to(w, 0, NULL), PARTS);
+    cr_expect(weight(0, 0) == a && weight(1, 0) == b, "%g and %g", (double)weight(0, 0), (double)weight(1, 0));
+    cr_expect_eq(n_in_vain(), 1);
+}
+
+Test(engine, weights_of_a_part_leave_when_its_gradients_have_come_and_count_when_the_round_is_as_expected, .fini = teardown)
+{
+    const psd_action_t *sent = NULL;
+    config.goes_ahead = true;
+    foretell(2);
+    attach(2);
+    close_round_with(PSD_COMMAND_EVEN, 0, 3, false);
+    push_ahead(0, 0, 3, 1);
+    cr_expect_eq(weights_to(0, PSD_WEIGHTS_AHEAD, NULL), 0);
+    push_ahead(1, 0, 3, 3);
+    for (uint32_t w = 0; w < 2; w++) {
+        cr_assert_eq(weights_to(w, PSD_WEIGHTS_AHEAD, &sent), 1);
+        cr_expect(sent->msg.clock == 3 && sent->msg.part == 0 && sent->msg.parts == PARTS && sent->msg.n_elements == 4);
+        cr_expect(sent->msg.version == 1 && sent->msg.seq == 1 && sent->msg.worker == w);
+        cr_expect_eq(first_of(sent), 1 - 2.0f);
+    }
+    cr_expect(weight(0, 0) == 1 && !psd_engine_version(engine) && !psd_engine_samples(engine), "nothing is decided");
+    push_ahead(0, 1, 3, 1);
+    push_ahead(1, 1, 3, 5);
+    cr_expect_eq(weights_to(0, PSD_WEIGHTS_AHEAD, NULL), 0, "the step of the last part will soon be ordered");
+    close_round_with(PSD_COMMAND_EVEN, 3, 7, true); /* worker 2 joins */
+    for (uint32_t w = 0; w < 2; w++) {
+        cr_assert_eq(weights_to(w, PSD_WEIGHTS_ADOPTED, &sent), 1);
+        cr_expect(!sent->payload && sent->msg.clock == 3 && sent->msg.seq == 1 && sent->msg.version == 1 && sent->msg.value == 16);
+        cr_assert_eq(weights_to(w, 0, &sent), 1);
+        cr_expect(sent->msg.part == 1 && first_of(sent) == 1 - 3.0f);
+    }
+    cr_expect_eq(weights_to(2, 0, NULL), PARTS, "it has none");
+    cr_expect_eq(weights_to(2, PSD_WEIGHTS_ADOPTED, NULL), 0);
+    cr_expect(weight(0, 0) == 1 - 2.0f && weight(0, 3) == 4 - 2.0f && weight(1, 0) == 1 - 3.0f);
+    cr_expect(psd_engine_version(engine) == 1 && psd_engine_samples(engine) == 16 && psd_engine_stats(engine)->steps == 1);
+    push_ahead(0, 0, 4, 1);
+    push_ahead(1, 0, 4, 1);
+    cr_expect_eq(n_ahead(), 1, "worker 2 has not pushed");
+    push_ahead(2, 0, 4, 1);
+    cr_assert_eq(weights_to(2, PSD_WEIGHTS_AHEAD, &sent), 1);
+    cr_expect(sent->msg.seq == 2 && sent->msg.version == 2 && first_of(sent) == 1 - 3.0f);
+    cr_expect(n_ahead() == 2 && !n_in_vain());
+}
+
+/* All of them, then workers 0 and 1. */
+Test(engine, a_member_whose_push_is_not_expected_gets_its_weights_when_the_round_is_decided, .fini = teardown)
+{
+    config.goes_ahead = true;
+    foretell(3);
+    for (uint32_t part = 0; part < PARTS; part++)
+        for (uint32_t w = 0; w < 3; w++)
+            push_ahead(w, part, 2, 1);
+    close_round(7, 7, true);
+    cr_expect_eq(weights_to(2, PSD_WEIGHTS_ADOPTED, NULL), 1);
+    push(0, 3, 1);
+    push(1, 3, 1);
+    close_round_with(PSD_COMMAND_SAME, 3, 7, true);
+    push_ahead(0, 0, 4, 1);
+    push_ahead(1, 0, 4, 3);
+    cr_expect_eq(weights_to(0, PSD_WEIGHTS_AHEAD, NULL), 1);
+    cr_expect_eq(weights_to(2, PSD_WEIGHTS_AHEAD, NULL), 0);
+    push_ahead(0, 1, 4, 1);
+    push_ahead(1, 1, 4, 3);
+    close_round(3, 7, true);
+    cr_expect(weights_to(0, PSD_WEIGHTS_ADOPTED, NULL) == 1 && weights_to(0, 0, NULL) == 1);
+    cr_expect(weights_to(2, PSD_WEIGHTS_ADOPTED, NULL) == 0 && weights_to(2, 0, NULL) == PARTS);
+}
+
+Test(engine, a_push_of_another_life_than_expected_is_not_stepped_ahead, .fini = teardown)
+{
+    psd_member_t both[] = { { .worker = 0, .incarnation = 1, .samples = 8 }, { .worker = 1, .incarnation = 1, .samples = 8 } };
+    config.goes_ahead = true;
+    begin("bsp", 2);
+    push(0, 1, 1);
+    push(1, 1, 1);
+    before[1]++;
+    log_entry(++seq, PSD_COMMAND_CLOSE | PSD_COMMAND_SAME,
+              (psd_round_t){ .clock = 1, .apply = true, .n_contributors = 2, .contributor = both }, 3);
+    attach(1);
+    push_ahead(0, 0, 2, 1);
+    push_ahead(1, 0, 2, 1);
+    cr_expect_eq(psd_engine_stats(engine)->messages, 6);
+    cr_expect_eq(n_ahead(), 0);
+    before[1]--;
+}
+
+Test(engine, a_round_without_a_step_leaves_all_as_it_was_and_the_next_is_not_stepped_ahead, .fini = teardown)
+{
+    const psd_action_t *sent = NULL;
+    go_ahead();
+    go_on(NAN);
+    close_round_with(PSD_COMMAND_EVEN, 3, 3, false);
+    cr_assert_eq(weights_to(0, 0, &sent), 1);
+    cr_expect_null(sent->payload, "the worker asks for what was replaced");
+    cr_expect(weight(0, 0) == 1 && weight(1, 0) == 1 && n_in_vain() == 1 && !psd_engine_version(engine));
+    push_ahead(0, 0, 3, 1);
+    push_ahead(1, 0, 3, 3);
+    cr_expect_eq(n_ahead(), 1);
+    push(0, 3, 1);
+    push(1, 3, 1);
+    close_round_with(PSD_COMMAND_EVEN, 3, 3, true);
+    push_ahead(0, 0, 4, 1);
+    push_ahead(1, 0, 4, 3);
+    cr_expect_eq(n_ahead(), 2);
+}
+
+Test(engine, a_round_that_is_announced_or_decided_otherwise_is_stepped_as_if_nothing_had_been_made_ahead, .fini = teardown)
+{
+    go_ahead();
+    push_ahead(0, 1, 2, 4);
+    log_view(1); /* worker 1 is lost */
+    cr_expect_eq(n_in_vain(), 1);
+    close_round(1, 1, true);
+    expect_ordinary_weights(0, 1 - 1.0f, 1 - 4.0f);
+    teardown();
+    seq = 0;
+    go_ahead();
+    go_on(5);
+    close_round(1, 3, true);
+    expect_ordinary_weights(0, 1 - 1.0f, 1 - 1.0f);
+    expect_ordinary_weights(1, 1 - 1.0f, 1 - 1.0f);
+}
+
+Test(engine, a_step_ahead_has_the_rate_that_is_in_force_and_counts_only_with_that, .fini = teardown)
+{
+    config.goes_ahead = true;
+    foretell(2);
+    log_more(0, 0.5);
+    push_ahead(0, 0, 2, 1);
+    push_ahead(1, 0, 2, 3);
+    go_on(3);
+    close_with_rate(0.5);
+    cr_expect_eq(weights_to(0, PSD_WEIGHTS_ADOPTED, NULL), 1);
+    cr_expect_eq(weight(0, 0), 1 - 0.5f * 2);
+    teardown();
+    seq = 0;
+    go_ahead();
+    log_more(0, 0.25);
+    go_on(3);
+    close_with_rate(0.25);
+    expect_ordinary_weights(0, 1 - 0.25f * 2, 1 - 0.25f * 2);
+}
+
+Test(engine, a_checkpoint_of_the_round_has_the_step_that_was_made_ahead_and_while_it_is_written_none_is_made, .fini = teardown)
+{
+    go_ahead();
+    go_on(3);
+    close_round_with(PSD_COMMAND_SAVE | PSD_COMMAND_EVEN, 3, 3, true);
+    cr_expect_eq(weights_to(0, PSD_WEIGHTS_ADOPTED, NULL), 1);
+    cr_assert(asked(PSD_ACT_SAVE_BEGIN));
+    cr_expect(psd_engine_point(engine)->clock == 2 && psd_engine_point(engine)->version == 1 && weight(0, 0) == 1 - 2.0f);
+    push_ahead(0, 0, 3, 1);
+    push_ahead(1, 0, 3, 3);
+    cr_expect_eq(n_ahead(), 1);
+    psd_actions_drop(&out, out.n);
+    psd_engine_saved(engine, now, NULL, &out);
+    push_ahead(0, 1, 3, 1);
+    push_ahead(1, 1, 3, 1);
+    close_round_with(PSD_COMMAND_EVEN, 3, 3, true);
+    push_ahead(0, 0, 4, 1);
+    push_ahead(1, 0, 4, 3);
+    cr_expect_eq(n_ahead(), 2);
+}
+
+Test(engine, a_part_that_was_stepped_ahead_before_a_checkpoint_began_is_stepped_again, .fini = teardown)
+{
+    go_ahead();
+    log_more(PSD_COMMAND_SAVE, 1);
+    cr_assert(asked(PSD_ACT_SAVE_BEGIN));
+    go_on(3);
+    close_round(3, 3, true);
+    expect_ordinary_weights(0, 1 - 2.0f, 1 - 2.0f);
+    cr_expect(psd_shard_is_kept(psd_engine_shard(engine), 0), "as it was before, for the file");
+}
+
+Test(engine, the_log_waits_for_a_thread_that_steps_ahead, .fini = teardown)
+{
+    config.goes_ahead = true;
+    foretell(2);
+    push_ahead(0, 0, 2, 1);
+    threads_are_busy = true;
+    push_ahead(1, 0, 2, 3);
+    cr_assert(handed_out->ahead);
+    push_ahead(0, 1, 2, 1);
+    push_ahead(1, 1, 2, 3);
+    close_round(3, 3, true);
+    cr_expect_eq(psd_engine_clock(engine), 1);
+    threads_are_busy = false;
+    psd_work_run(handed_out);
+    psd_actions_drop(&out, out.n);
+    psd_engine_worked(engine, now, handed_out, &out);
+    cr_expect_eq(psd_engine_clock(engine), 2);
+    cr_expect(weights_to(0, PSD_WEIGHTS_AHEAD, NULL) == 1 && weights_to(0, PSD_WEIGHTS_ADOPTED, NULL) == 1);
+    cr_expect_eq(weight(0, 0), 1 - 2.0f);
+    for (size_t i = 0; i < out.n; i++)
+        if (out.at[i].act == PSD_ACT_WORK) {
+            cr_expect_eq(out.at[i].work->part, 1, "only that is left to do");
+            psd_work_run(out.at[i].work);
+        }
+}
+
+Test(engine, no_part_is_stepped_ahead_of_a_step_that_threads_still_make, .fini = teardown)
+{
+    config.goes_ahead = true;
+    foretell(2);
+    push(0, 2, 1);
+    push(1, 2, 3);
+    threads_are_busy = true;
+    close_round_with(PSD_COMMAND_EVEN, 3, 3, true);
+    push_ahead(0, 1, 3, 1); /* by workers that cannot have the weights yet */
+    push_ahead(1, 1, 3, 1);
+    cr_expect_eq(n_ahead(), 0);
+    threads_are_busy = false;
+}
+
+Test(engine, a_run_is_left_when_the_threads_that_step_ahead_are_done, .fini = teardown)
+{
+    config.goes_ahead = true;
+    foretell(2);
+    push_ahead(0, 0, 2, 1);
+    threads_are_busy = true;
+    push_ahead(1, 0, 2, 3);
+    const psd_msg_t msg = { .kind = PSD_MSG_REFUSED, .protocol = PSD_PROTOCOL, .job = JOB + 1, .code = PSD_REFUSAL_RUN };
+    hear(PSD_PEER_COORDINATOR, &msg, NULL, 0);
+    cr_expect_null(answer(PSD_MSG_SHARD_HELLO));
+    threads_are_busy = false;
+    psd_work_run(handed_out);
+    psd_actions_drop(&out, out.n);
+    psd_engine_worked(engine, now, handed_out, &out);
+    cr_expect_not_null(answer(PSD_MSG_SHARD_HELLO));
+    cr_expect_eq(weights_to(0, PSD_WEIGHTS_AHEAD, NULL), 0);
+}
+
+Test(engine, a_look_sees_the_same_of_a_step_that_was_made_ahead, .fini = teardown)
+{
+    uint8_t seen[2][2 * PSD_LOOK_TERMS * sizeof(double)];
+    config.look_every = 1;
+    for (int ahead = 0; ahead < 2; ahead++) {
+        config.goes_ahead = ahead;
+        seq = 0;
+        foretell(2);
+        for (uint32_t part = 0; part < PARTS; part++)
+            for (uint32_t w = 0; w < 2; w++)
+                push_ahead(w, part, 2, (float)(1 + part + w));
+        cr_expect_eq(n_ahead(), (uint64_t)ahead);
+        close_round(3, 3, true);
+        size_t i = 0;
+        while (i < out.n && !(out.at[i].act == PSD_ACT_SEND && out.at[i].msg.kind == PSD_MSG_LOOK))
+            i++;
+        cr_assert(i < out.n && out.at[i].payload->n_bytes == sizeof *seen);
+        memcpy(seen[ahead], out.at[i].payload->data, sizeof *seen);
+        teardown();
+    }
+    config.look_every = 0;
+    cr_expect_arr_eq(seen[0], seen[1], sizeof *seen);
+}
+
+/* Whether the first part is stepped ahead when it has come from all of `n` members, the last of which pushes so many samples. */
+static bool goes_ahead_with(uint32_t n, uint64_t samples, uint32_t code, float gradient)
+{
+    const float values[4] = { gradient, gradient, gradient, gradient };
+    seq = 0;
+    foretell(n);
+    for (uint32_t w = 0; w + 1 < n; w++)
+        push_ahead(w, 0, 2, 1);
+    psd_msg_t msg = part_of(PSD_MSG_PUSH, n - 1, 0, values);
+    msg.clock = 2;
+    msg.samples = samples;
+    msg.code = code;
+    hear(peer_of(n - 1), &msg, values, sizeof values);
+    const bool ahead = n_ahead() != 0;
+    cr_expect_eq(weights_to(0, PSD_WEIGHTS_AHEAD, NULL), ahead);
+    teardown();
+    return ahead;
+}
+
+Test(engine, a_part_is_stepped_ahead_only_where_its_step_needs_nothing_else_and_will_probably_count)
+{
+    const psd_engine_config_t as_it_was = config;
+    cr_expect_not(goes_ahead_with(2, 8, PSD_PUSH_AHEAD, 1), "it is off");
+    config.goes_ahead = true;
+    const psd_engine_config_t on = config;
+    cr_expect(goes_ahead_with(1, 8, PSD_PUSH_AHEAD, 1));
+    cr_expect(goes_ahead_with(2, 8, PSD_PUSH_AHEAD, 1));
+    cr_expect(goes_ahead_with(PSD_MOST_AHEAD, 8, PSD_PUSH_AHEAD, 1));
+    cr_expect_not(goes_ahead_with(PSD_MOST_AHEAD + 1, 8, PSD_PUSH_AHEAD, 1));
+    cr_expect_not(goes_ahead_with(2, 9, PSD_PUSH_AHEAD, 1), "as many samples were expected as of the first");
+    cr_expect_not(goes_ahead_with(2, 8, 0, 1), "one worker does not take that");
+    cr_expect_not(goes_ahead_with(2, 8, PSD_PUSH_AHEAD, NAN));
+    seq = 0;
+    foretell(2);
+    push_part(0, 0, 2, 8, 1, false);
+    push_ahead(1, 0, 2, 1);
+    cr_expect_eq(n_ahead(), 0, "nor does the other take it");
+    teardown();
+    config.accumulate = 2;
+    cr_expect_not(goes_ahead_with(2, 8, PSD_PUSH_AHEAD, 1));
+    config = on;
+    config.clip.norm = 1;
+    cr_expect_not(goes_ahead_with(2, 8, PSD_PUSH_AHEAD, 1));
+    config = on;
+    config.fold_at = 2;
+    config.fold_from = 3;
+    cr_expect(goes_ahead_with(2, 8, PSD_PUSH_AHEAD, 1));
+    cr_expect_not(goes_ahead_with(3, 8, PSD_PUSH_AHEAD, 1), "these are added up");
+    config = on;
+    config.max_skipped = 1;
+    cr_expect_not(goes_ahead_with(2, 8, PSD_PUSH_AHEAD, 1));
+    config.max_skipped = 2;
+    cr_expect(goes_ahead_with(2, 8, PSD_PUSH_AHEAD, 1));
+    config = as_it_was;
 }
 
 /* How many pushes of the open round are added up before it is decided: those of workers 0 and 1 of three are whole. */

@@ -69,6 +69,30 @@ Test(inbox, it_says_whether_any_part_stands_for_a_mean_with_others)
     psd_buf_unref(&mean);
 }
 
+static bool take_ahead(uint32_t part, psd_buf_t *payload)
+{
+    const psd_msg_t msg = { .part = part, .samples = 8, .code = PSD_PUSH_AHEAD };
+    return psd_inbox_take(&inbox, &msg, payload, 0, 0, 5);
+}
+
+Test(inbox, a_part_may_be_stepped_ahead_if_its_sender_takes_that_and_no_part_stands_for_a_mean)
+{
+    psd_buf_t *mean = psd_payload_copy("12345678", 8), *joint = psd_measured_new_joint(mean, 3, 7);
+    const psd_inbox_t unsized = { 0 };
+    cr_expect_not(psd_inbox_goes_ahead(&unsized, 0));
+    cr_expect_not(psd_inbox_goes_ahead(&inbox, 0), "it has not come");
+    take_ahead(0, mean);
+    take(1, mean, 0);
+    cr_expect(psd_inbox_goes_ahead(&inbox, 0) && !psd_inbox_goes_ahead(&inbox, 1));
+    psd_inbox_empty(&inbox);
+    cr_expect_not(psd_inbox_goes_ahead(&inbox, 0), "that was another push");
+    take_ahead(0, mean);
+    take_ahead(2, joint);
+    cr_expect_not(psd_inbox_goes_ahead(&inbox, 0));
+    psd_buf_unref(&joint);
+    psd_buf_unref(&mean);
+}
+
 Test(inbox, payloads_are_kept_until_it_is_emptied)
 {
     psd_buf_t *payload = psd_payload_copy("12345678", 8);

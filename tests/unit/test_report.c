@@ -118,7 +118,8 @@ static void start(const char *flags)
                                     .lr_rule = psd_lr_rule_find("none"),
                                     .accumulate = (uint32_t)psd_options_int(options, PSD_OPT_sync_accumulate),
                                     .first = "tcp://first:7470",
-                                    .fold_at = coordinator.fold_from ? 1 : 0,
+                                    .fold_at = coordinator.foretell_from > 1 ? 1 : 0,
+                                    .goes_ahead = coordinator.foretell_from == 1,
                                     .look_every = look_every,
                                     .lease_ms = 2000 };
     psd_groups_parse(&engine.groups, rule, groups, NULL);
@@ -213,6 +214,7 @@ typedef struct push {
     float gradient;
     uint64_t version;
     double compute_s;
+    bool ahead; /* the worker takes weights of the round before it is decided */
 } push_t;
 
 static void push_part(uint32_t worker, uint32_t part, const push_t *push)
@@ -225,6 +227,7 @@ static void push_part(uint32_t worker, uint32_t part, const push_t *push)
     msg.loss = push->loss;
     msg.base_version = push->version;
     msg.value = push->compute_s;
+    msg.code = push->ahead ? PSD_PUSH_AHEAD : 0;
     part_of(&msg, part, gradient);
     say(worker, &msg, gradient, sizeof gradient);
 }
@@ -872,10 +875,43 @@ Test(report, lookaheads_phase_counts_the_steps_since_the_last_sync, .init = setu
     cr_expect_eq(metric("psd_pulls_total{shard=\"0\",which=\"fast\"}"), 7 * N * PARTS, "before the first step, and after each");
 }
 
+static void setup_ahead(void)
+{
+    coordinator = (psd_coordinator_config_t){
+        .job = "mnist", .workers_min = N, .workers_want = N, .lease_ms = 60000, .lr = 0.125, .foretell_from = 1
+    };
+    join_all("--workers-min=3");
+}
+
+/* In each round the first part is stepped when the last worker has pushed it, 10 ms before its second. In the last round that is not
+ * finite. */
+Test(report, parts_stepped_ahead_and_those_in_vain_are_counted_and_their_weights_answer_no_push, .init = setup_ahead,
+     .fini = teardown)
+{
+    look(); /* times are counted from the first request for them */
+    for (unsigned round = 0; round < 5; round++) {
+        push_t push = { .samples = 1, .gradient = 1, .ahead = true };
+        push_all(0, push);
+        push_all(1, push);
+        push_part(2, 0, &push);
+        now += 10;
+        push.gradient = round == 4 ? NAN : 1;
+        push_part(2, 1, &push);
+    }
+    look();
+    const json_t *ahead = json_object_get(json_object_get(page, "sync"), "ahead");
+    cr_expect_eq(number_of(ahead, "parts"), 5);
+    cr_expect_eq(number_of(ahead, "in_vain"), 1);
+    cr_expect_eq(metric("psd_parts_ahead_total{shard=\"0\"}"), 5);
+    cr_expect_eq(metric("psd_parts_ahead_in_vain_total{shard=\"0\"}"), 1);
+    cr_expect_eq(metric("psd_push_latency_seconds_count"), 5 * N);
+    cr_expect_float_eq(metric("psd_push_latency_seconds_sum"), 5 * 2 * 0.010, 1e-9);
+}
+
 static void setup_fold(void)
 {
     coordinator = (psd_coordinator_config_t){
-        .job = "mnist", .workers_min = N, .workers_want = N, .lease_ms = 60000, .lr = 0.125, .fold_from = 2
+        .job = "mnist", .workers_min = N, .workers_want = N, .lease_ms = 60000, .lr = 0.125, .foretell_from = 2
     };
     join_all("--workers-min=3");
 }

@@ -2418,7 +2418,7 @@ Test(session, a_hello_says_whose_it_is_for_which_job_and_place_and_is_repeated_u
 
 /* The events of tests/golden/transcripts/session_*.txt; the numbers that every message has are filled in:
  *
- *   job FIELD=VALUE ...          the job that the servers welcome to, and a new session
+ *   job FIELD=VALUE ...          the job that the servers welcome to, and a new session; `near`: server 0 is on its machine
  *   cluster servers=N at=HOST    in the next run there are other servers, or another rule
  *   from=N KIND FIELD=VALUE ...  server N says so: a part has `values`, a bitmap `bits`
  *   pass MS                      time, with a tick each 50 ms
@@ -2448,6 +2448,12 @@ static void begin_cluster(const char *event)
         snprintf(played.endpoint[s], sizeof played.endpoint[s], "tcp://%s:%u", transcript_text(event, "at"), s + 1);
     if (*transcript_text(event, "rule"))
         snprintf(played.settings.optimizer, sizeof played.settings.optimizer, "%s", transcript_text(event, "rule"));
+}
+
+static bool is_near(void *arg, uint32_t s)
+{
+    (void)arg;
+    return s == 0;
 }
 
 static void begin_job(const char *event)
@@ -2484,6 +2490,7 @@ static void begin_job(const char *event)
                                                        .nonce = NONCE,
                                                        .recipe = "60 rows",
                                                        .patience_ms = (uint64_t)transcript_number(event, "patience_ms", 0),
+                                                       .is_near = transcript_number(event, "near", 0) != 0 ? is_near : NULL,
                                                        .read_groups = psd_groups_parse });
 }
 
@@ -2642,6 +2649,7 @@ Test(session, a_life_in_a_job_without_rounds_is_as_in_its_transcript, .fini = te
 Test(session, a_life_with_servers_that_are_lost_and_go_back_is_as_in_its_transcript, .fini = teardown) { play("session_lost"); }
 Test(session, a_life_in_one_run_after_another_is_as_in_its_transcript, .fini = teardown) { play("session_again"); }
 Test(session, a_life_with_residuals_is_as_in_its_transcript, .fini = teardown) { play("session_coded"); }
+Test(session, a_life_with_weights_that_may_be_replaced_is_as_in_its_transcript, .fini = teardown) { play("session_ahead"); }
 
 /* Chunks of more than 4096 elements, which are copied and checked block by block. */
 Test(session, weights_of_a_large_model_arrive_where_they_belong_and_are_checked_to_the_end, .init = setup_two, .fini = teardown)

@@ -134,6 +134,14 @@ Test(settings, server_0_takes_its_index_and_others_the_one_they_are_given)
     cr_expect_eq(settings.coordinator.n_servers, 0, "others have no coordinator");
 }
 
+Test(settings, parts_are_stepped_ahead_unless_net_overlap_is_off)
+{
+    read_first("");
+    cr_expect(settings.engine.goes_ahead && settings.coordinator.foretell_from == 1, "also for one worker");
+    read_other("--servers=2 --net-overlap=off");
+    cr_expect_not(settings.engine.goes_ahead);
+}
+
 Test(settings, checkpoints_are_where_and_as_often_as_the_options_say)
 {
     read_first("");

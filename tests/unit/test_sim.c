@@ -463,3 +463,80 @@ Test(sim, a_worker_that_dies_after_its_push_was_folded_counts_or_is_left_out_on_
         cr_expect_gt(asked_again, 0);
     }
 }
+
+/* ---- steps that are made before their round is decided ---- */
+
+/* Many parts on each server. Those that look at a step, every third, do not make it ahead. */
+static sim_config_t in_parts(uint32_t servers, uint32_t workers, const char *rule)
+{
+    sim_config_t config = cluster(servers, workers, rule);
+    config.part_elements = 1;
+    config.most_elements = 12000;
+    config.rounds = 12;
+    config.goes_ahead = true;
+    return config;
+}
+
+Test(sim, parts_that_are_stepped_ahead_get_the_same_bits_in_any_codec_under_loss_repetition_and_any_order)
+{
+    static const char *const rules[] = { "sgd(lr=0.1)", "momentum(lr=0.05)", "lookahead(adam(lr=0.01), k=3)", "lion(lr=0.01)",
+                                         "adagrad(lr=0.05)" };
+    static const char *const codecs[] = { NULL, "bf16", "int8", "topk(0.1)" };
+    uint64_t ahead = 0, in_vain = 0;
+    for (uint32_t i = 0; i < 20; i++) {
+        sim_config_t config = in_parts(1 + i / 2 % 3, 1 + i / 4 % 4, rules[i % 5]);
+        config.seed = i;
+        config.push = codecs[i % 4];
+        config.pull = i % 7 < 2 ? codecs[1 + i % 2] : NULL;
+        config.odd_every = i % 2 ? 5 : 0;
+        config.nonfinite_clock = i % 4 ? 0 : 6;
+        config.by_tensors = i % 3 == 1;
+        config.chance[SIM_LOSE] = i % 4 < 2 ? 0.03 : 0;
+        config.chance[SIM_REPEAT] = 0.2;
+        const sim_result_t result = run(&config);
+        ahead += result.ahead;
+        in_vain += result.ahead_in_vain;
+        config.goes_ahead = false;
+        cr_expect_eq(run(&config).weights_hash, result.weights_hash, "%s, number %u", rules[i % 5], i);
+    }
+    cr_expect(ahead > 1000 && in_vain > 30, "%" PRIu64 " parts, %" PRIu64 " of them in vain", ahead, in_vain);
+}
+
+Test(sim, a_worker_that_dies_when_parts_were_stepped_ahead_counts_or_is_left_out_on_every_shard)
+{
+    uint64_t in_vain = 0;
+    for (uint32_t revive = 0; revive <= 1; revive++) {
+        sim_config_t config = in_parts(2, 3, "lookahead(adam(lr=0.01), k=3)");
+        config.rounds = 6;
+        config.kill_worker = 2;
+        config.kill_at = UINT64_MAX;
+        config.revive = revive;
+        const uint64_t n = run(&config).messages[2];
+        for (config.kill_at = 0; config.kill_at < n; config.kill_at++)
+            in_vain += run(&config).ahead_in_vain;
+    }
+    cr_expect_gt(in_vain, 100);
+}
+
+Test(sim, servers_killed_while_they_step_ahead_or_beside_a_checkpoint_leave_the_weights_of_an_undisturbed_run)
+{
+    uint64_t ahead = 0;
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        sim_config_t config = in_parts(1 + seed % 3, 2, seed % 2 ? "lookahead(radam(lr=0.01), k=3)" : "lion(lr=0.01)");
+        config.seed = seed;
+        config.push = seed % 4 ? NULL : "int8";
+        config.saves_residuals = true;
+        config.save_every = 1 + seed % 3;
+        config.all_must_stay = true;
+        config.threads = seed % 5 == 0;
+        config.by_tensors = seed % 4 == 2;
+        config.chance[SIM_KILL_SERVER] = 0.002;
+        config.chance[SIM_KILL_WORKER] = 0.001;
+        config.chance[SIM_LOSE] = seed % 3 ? 0 : 0.03;
+        sim_result_t result;
+        sim_run_and_compare(&config, &result);
+        cr_assert(result.ok, "seed %" PRIu64 ": %s", seed, result.why);
+        ahead += result.ahead;
+    }
+    cr_expect_gt(ahead, 500, "%" PRIu64, ahead);
+}

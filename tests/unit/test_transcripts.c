@@ -335,7 +335,7 @@ static void begin(const char *event)
     NUMBER(checkpoints, 0);
     NUMBER(save_every_rounds, 0);
     NUMBER(save_every_ms, 0);
-    NUMBER(fold_from, 0);
+    NUMBER(foretell_from, 0);
     NUMBER(accumulate, 0);
     NUMBER(quarantine_after, 0);
 #undef NUMBER
