@@ -26,6 +26,17 @@ Test(advice, a_servers_link_carries_what_all_workers_send_it)
     cr_expect_float_eq(psd_advice_step(&many, &ways[0]), 0.01 + 0.02, 1e-12, "a worker's own link is the busiest then");
 }
 
+Test(advice, where_both_directions_of_a_link_work_at_once_the_longer_one_counts)
+{
+    psd_speeds_t s = speeds;
+    s.overlaps = true;
+    cr_expect_float_eq(psd_advice_step(&s, &ways[0]), 0.01 + 0.01, 1e-12);
+    cr_expect_float_eq(psd_advice_step(&s, &ways[2]), 0.01 + 0.002 + 0.005, 1e-12,
+                       "sign makes nothing shorter: weights take longer");
+    s.workers = 3, s.servers = 2;
+    cr_expect_float_eq(psd_advice_step(&s, &ways[0]), 0.01 + 1.5 * 0.01, 1e-12);
+}
+
 Test(advice, takes_the_codec_that_loses_least_of_those_that_are_about_as_fast)
 {
     psd_speeds_t s = speeds;

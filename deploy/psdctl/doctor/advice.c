@@ -2,11 +2,12 @@
 
 static const double gain = 1.05; /* a step that is shorter by less does not justify losing precision */
 
-/* Bytes that the busiest link carries in a step. */
+/* Bytes that the busiest link carries in a step, one after the other. */
 static double travels(const psd_speeds_t *speeds, const psd_way_t *way)
 {
     const double crowd = speeds->workers > speeds->servers ? (double)speeds->workers / speeds->servers : 1;
-    return crowd * speeds->n_bytes * (way->push_share + way->pull_share);
+    const double longer = way->push_share > way->pull_share ? way->push_share : way->pull_share;
+    return crowd * speeds->n_bytes * (speeds->overlaps ? longer : way->push_share + way->pull_share);
 }
 
 double psd_advice_step(const psd_speeds_t *speeds, const psd_way_t *way)

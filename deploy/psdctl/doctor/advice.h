@@ -1,7 +1,9 @@
 /* advice.h - which codec makes the steps of a job shorter, from the measured speeds of their stages. The model of a step is a
- * sequence: a worker computes; gradients are encoded, sent and decoded; then weights likewise. Pure. */
+ * sequence: a worker computes; gradients are encoded, sent and decoded; then weights likewise, unless these are sent while gradients
+ * still come. Pure. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* The speeds of the stages. */
@@ -10,6 +12,7 @@ typedef struct psd_speeds {
     double n_bytes;      /* of a gradient, and of the weights, as floats */
     double link_bytes_s; /* between a worker and the servers, each way */
     unsigned workers, servers;
+    bool overlaps; /* gradients and weights travel at the same time */
 } psd_speeds_t;
 
 /* A pair of codecs, and its cost. */

@@ -12,8 +12,11 @@
 #include "common/codec/codec.h"
 #include "common/net/address.h"
 #include "common/optim/optimizer.h"
+#include "common/optim/passes.h"
 #include "deploy/psdctl/doctor/advice.h"
 #include "deploy/psdctl/doctor/doctor.h"
+#include "proto/message.h"
+#include "server/core/mode.h"
 #include "worker/setup.h"
 
 enum { CHUNK = 1 << 18, LEAST_MS = 50 };
@@ -120,11 +123,11 @@ static double memory_speed(void)
 
 /* The speed of the link to the servers, each way. For another host, the speed that the interface towards `join` reports, otherwise
  * that of the loopback. On one host payloads go through memory, unless net.local is off. */
-static double link_speed(const psd_options_t *o, char text[96])
+static double link_speed(const psd_options_t *o, bool *away, char text[96])
 {
     char name[IF_NAMESIZE] = "";
     const char *join = psd_options_string(o, PSD_OPT_join);
-    const bool is_away = *join && interface_to(join, name) && strcmp(name, "lo") != 0;
+    const bool is_away = *away = *join && interface_to(join, name) && strcmp(name, "lo") != 0;
     double speed = is_away ? speed_of(name) : 0;
     if (speed > 0) {
         snprintf(text, 96, "%s, which reports %.4g Gbit/s", name, speed * 8 / 1e9);
@@ -139,6 +142,20 @@ static double link_speed(const psd_options_t *o, char text[96])
                  is_away ? name : "", speed * 8 / 1e9);
     }
     return speed;
+}
+
+/* Whether a job's weights leave while gradients still come, on a link to another host: server/core/ahead.h. */
+static bool overlaps(const psd_options_t *o)
+{
+    psd_groups_t groups;
+    const psd_clip_t clip = { .value = psd_options_double(o, PSD_OPT_clip_value),
+                              .norm = psd_options_double(o, PSD_OPT_clip_norm) };
+    return !strcmp(psd_options_string(o, PSD_OPT_net_overlap), "auto") && psd_options_int(o, PSD_OPT_sync_accumulate) <= 1 &&
+           psd_options_int(o, PSD_OPT_workers_min) <= PSD_MOST_AHEAD &&
+           psd_mode_has_rounds(psd_mode_find(psd_options_string(o, PSD_OPT_sync_mode))) &&
+           psd_groups_parse(&groups, psd_options_string(o, PSD_OPT_optimizer), psd_options_text(o, PSD_OPT_groups), NULL) ==
+               PSD_OK &&
+           !psd_passes_of(&groups, &clip).n;
 }
 
 /* ---- codecs ---- */
@@ -239,9 +256,9 @@ static void advise(psd_findings_t *findings, const psd_rule_t *rule, const psd_s
     const double plain = psd_advice_step(s, &way[0]), edge = psd_advice_pays_below(s, &way[0], &way[1]);
     char figures[320];
     snprintf(figures, sizeof figures,
-             "without one a step takes about %.3g ms: the gradient %.3g ms, and %.3g MB each way over %s, for %u %s and %u %s",
-             plain * 1e3, s->compute_s * 1e3, s->n_bytes / 1e6, link, s->workers, s->workers == 1 ? "worker" : "workers",
-             s->servers, s->servers == 1 ? "server" : "servers");
+             "without one a step takes about %.3g ms: the gradient %.3g ms, and %.3g MB each way%s over %s, for %u %s and %u %s",
+             plain * 1e3, s->compute_s * 1e3, s->n_bytes / 1e6, s->overlaps ? ", at the same time," : "", link, s->workers,
+             s->workers == 1 ? "worker" : "workers", s->servers, s->servers == 1 ? "server" : "servers");
     if (best)
         psd_finding(findings, PSD_VERDICT_OK, "codec",
                     "nothing was changed; see \"Fewer bytes\" in docs/modes.md for what a codec loses",
@@ -258,6 +275,7 @@ void psd_check_codec(psd_findings_t *findings, const psd_options_t *o, bool has_
     psd_setup_t setup = { .model = NULL };
     psd_rule_t rule;
     char link[96];
+    bool is_away = false;
     psd_speeds_t s = { .workers = (unsigned)psd_options_int(o, PSD_OPT_workers_min),
                        .servers = (unsigned)psd_options_int(o, PSD_OPT_servers) };
     if (!has_job)
@@ -267,7 +285,8 @@ void psd_check_codec(psd_findings_t *findings, const psd_options_t *o, bool has_
     if (is_there) {
         s.n_bytes = (double)psd_model_n_elements(setup.model) * sizeof(float);
         s.compute_s = gradient_s(&setup, (setup.batch + s.workers - 1) / s.workers);
-        s.link_bytes_s = link_speed(o, link);
+        s.link_bytes_s = link_speed(o, &is_away, link);
+        s.overlaps = is_away && overlaps(o);
     }
     if (is_there && s.link_bytes_s > 0)
         advise(findings, &rule, &s, link);
