@@ -19,17 +19,17 @@
 #include "common/config/usage.h"
 #include "tests/bench/repeat.h"
 
-enum { MAX_LIMITS = 2, MAX_SIDES = 1 + MAX_LIMITS, MAX_WORDS = 24, LINE = 256 };
+enum { MAX_LIMITS = 2, MAX_SIDES = 1 + MAX_LIMITS, MAX_WORDS = 24, LINE = 256, PATH = 512 };
 
 /* Words in the commands below that stand for a size, so that --quick can use small ones. */
 static const struct {
     const char *word, *full, *quick;
 } sizes[] = {
-    { "BIG", "25165824", "65536" },   /* parameters: 96 MiB */
-    { "TEN", "10485760", "20000" },   /* parameters: 40 MiB */
-    { "MIDDLE", "1048576", "20000" }, /* parameters: 4 MiB */
-    { "UNITS", "1000", "20" },        /* exchanges of a small model in one repetition */
-    { "STEPS", "600", "60" },         /* of training in one repetition */
+    { "BIG", "25165824", "65536" },                                    /* parameters: 96 MiB */
+    { "TWICE", "50331648", "131072" }, { "TEN", "10485760", "20000" }, /* parameters: 40 MiB */
+    { "MIDDLE", "1048576", "20000" },                                  /* parameters: 4 MiB */
+    { "UNITS", "1000", "20" },                                         /* exchanges of a small model in one repetition */
+    { "STEPS", "600", "60" },                                          /* of training in one repetition */
 };
 
 /* One repetition of one program. */
@@ -77,7 +77,13 @@ static double own_median(const row_t *self, const sample_t *sample)
 #define ARRAYS_BIG   PSD_BIG " --arrays --only-read"
 #define ZMQ_BIG      "exchange_zmq --parameters BIG"
 #define STEP_BIG     "exchange_memory --parameters BIG"
+#define ON_LINK      "link 1gbit "
+#define LINK_PSD     ON_LINK PSD_BIG " --far --keys"
+#define LINK_ECHO    ON_LINK "exchange_zmq --far --answer echo --parameters "
 
+/* On the link psd needs keys. Each end encrypts and decrypts by one thread; on two processors, which also do all other work, that is
+ * fast enough for 4 Gb/s each way at once, and less beside other work, so that at 1 Gb/s the link is the limit. It carries the gradients of both workers of
+ * `link-two`, and the weights for both: as much as an echo of twice as many floats. */
 /* clang-format off */
 static const row_t rows[] = {
     { .id = "tcp-barrier", .title = "24 Mi floats, sgd: bare libzmq with a barrier",
@@ -119,6 +125,14 @@ static const row_t rows[] = {
       .measured = TCP_BIG " --keys --workers 2 --net-threads 2", AGAINST(TCP_BIG " --keys --workers 2") },
     { .id = "keys-small", .title = "1,024 floats, encrypted: in the clear",
       .measured = TCP_SMALL " --keys", AGAINST(TCP_SMALL) },
+    { .id = "link-sgd", .title = "24 Mi floats at 1 Gb/s, encrypted, sgd: bare echo + the step",
+      .measured = LINK_PSD, AGAINST(LINK_ECHO "BIG", STEP_BIG), .bar = 1.15 },
+    { .id = "link-adam", .title = "24 Mi floats at 1 Gb/s, encrypted, adam: bare echo + the step",
+      .measured = LINK_PSD " --optimizer adam", AGAINST(LINK_ECHO "BIG", STEP_BIG " --optimizer adam"), .bar = 1.15 },
+    { .id = "link-two", .title = "24 Mi floats at 1 Gb/s, encrypted, adam, 2 workers: two echoes + the step",
+      .measured = LINK_PSD " --optimizer adam --workers 2", AGAINST(LINK_ECHO "TWICE", STEP_BIG " --optimizer adam"), .bar = 1.15 },
+    { .id = "link-overlap", .title = "24 Mi floats at 1 Gb/s, encrypted, adam: net.overlap=off",
+      .measured = LINK_PSD " --optimizer adam", AGAINST(LINK_PSD " --optimizer adam --no-overlap"), .bar = 0.6 },
     { .id = "heap", .title = "24 Mi floats, sgd: the same in a program that keeps its heap",
       .measured = TCP_BIG, AGAINST(TCP_BIG " --keep-heap"), .bar = 1.05 },
     { .id = "mlp-ddp", .title = "a step of an MLP, 2 workers: torch DDP (Gloo), 2 ranks",
@@ -150,9 +164,19 @@ static const char *size_of(const char *word)
     return word;
 }
 
+/* The path of a program beside this one, at `here`, of a script in peers/, or of the link, which takes the path of another. */
+static void find(char path[PATH], const char *here, const char *word)
+{
+    const char *sources = PSD_SOURCE_DIR "/tests/bench";
+    if (strstr(word, ".py"))
+        snprintf(path, PATH, "%.256s/peers/%s", sources, word);
+    else
+        snprintf(path, PATH, "%.256s/%s", strcmp(word, "link") ? here : sources, word);
+}
+
 static _Noreturn void become(const char *command)
 {
-    char copy[LINE], path[512], here[512], *rest = copy, *words[MAX_WORDS] = { NULL };
+    char copy[LINE], path[PATH], on_link[PATH], here[PATH], *rest = copy, *words[MAX_WORDS] = { NULL };
     snprintf(copy, sizeof copy, "%s", command);
     for (size_t n = 0; n + 1 < MAX_WORDS && rest; n++)
         words[n] = (char *)(uintptr_t)size_of(strsep(&rest, " "));
@@ -162,7 +186,11 @@ static _Noreturn void become(const char *command)
     snprintf(path, sizeof path, "%.256s/../worker/libpsdworker.so.0", dirname(here));
     setenv("PSD_LIBRARY", path, 1);
     setenv("PYTHONPATH", PSD_SOURCE_DIR "/worker/python", 1);
-    snprintf(path, sizeof path, "%.256s/%s", is_peer ? PSD_SOURCE_DIR "/tests/bench/peers" : here, words[0]);
+    find(path, here, words[0]);
+    if (!strcmp(words[0], "link")) {
+        find(on_link, here, words[2]);
+        words[2] = on_link;
+    }
     execv(path, words);
     if (is_peer) {
         printf("skip /usr/bin/python3 is needed: %s\n", strerror(errno));

@@ -1,6 +1,6 @@
 /* exchange_psd.c - stands for a user's program: it links the shared library, includes psd/worker.h, and exchanges gradients for
- * weights with servers that are psd itself, on this machine. Further workers are separate processes; the time of an exchange runs
- * from when all may begin to when all have their weights. */
+ * weights with servers that are psd itself, on this machine or across a link. Further workers are separate processes; the time
+ * of an exchange runs from when all may begin to when all have their weights. */
 #include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +23,8 @@ enum {
     HEALTH,
     KEYS,
     SOCKETS,
+    FAR,
+    NO_OVERLAP,
     ARRAYS,
     ONLY_READ,
     EACH,
@@ -43,6 +45,10 @@ static const psd_option_t flags[] = {
     [HEALTH] = { .key = "health-every", .type = PSD_OPTION_UINT64, .preset = "100", .help = "steps from look to look; 0: none" },
     [KEYS] = { .key = "keys", .type = PSD_OPTION_SWITCH, .help = "encrypt everything" },
     [SOCKETS] = { .key = "sockets", .type = PSD_OPTION_SWITCH, .help = "send nothing through memory" },
+    [FAR] = REPEAT_FAR,
+    [NO_OVERLAP] = { .key = "no-overlap",
+                     .type = PSD_OPTION_SWITCH,
+                     .help = "servers send no weights before the round is decided" },
     [ARRAYS] = { .key = "arrays", .type = PSD_OPTION_SWITCH, .help = "put weights and gradients into arrays of the library" },
     [ONLY_READ] = { .key = "only-read", .type = PSD_OPTION_SWITCH, .help = "put weights into arrays that the program only reads" },
     [EACH] = { .key = "each", .type = PSD_OPTION_SWITCH, .help = "push tensors one by one, the last first" },
@@ -99,9 +105,8 @@ static void make_keys(void)
 /* Become server `index`; server 0 is at `first`. */
 static _Noreturn void become_server(size_t index, const char *first, int ready_fd)
 {
-    char program[512], text[6][192],
-        *words[24] = { "psd", "--job=bench", "--status-listen=none", "--log-level=error", "--listen=tcp://127.0.0.1:0" };
-    size_t n = 5;
+    char program[512], text[7][192], *words[24] = { "psd", "--job=bench", "--status-listen=none", "--log-level=error" };
+    size_t n = 4;
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 8);
     program[length > 0 ? length : 0] = '\0';
     snprintf(program + strlen(dirname(program)), 8, "/psd");
@@ -110,8 +115,9 @@ static _Noreturn void become_server(size_t index, const char *first, int ready_f
     snprintf(text[2], sizeof *text, "--workers-min=%s", given->value[WORKERS].text);
     snprintf(text[3], sizeof *text, "--net-threads=%s", given->value[NET_THREADS].text);
     snprintf(text[4], sizeof *text, "--health-every=%s", given->value[HEALTH].text);
-    snprintf(text[5], sizeof *text, "--join=%s", first);
-    for (size_t i = 0; i < (index ? 6 : 5); i++)
+    snprintf(text[5], sizeof *text, "--listen=tcp://%s:0", repeat_place(given->flag[FAR]));
+    snprintf(text[6], sizeof *text, "--join=%s", first);
+    for (size_t i = 0; i < (index ? 7 : 6); i++)
         words[n++] = text[i];
     char key[96], allow[96];
     snprintf(key, sizeof key, "--server-key=%s", key_path("ps.key"));
@@ -119,7 +125,9 @@ static _Noreturn void become_server(size_t index, const char *first, int ready_f
     words[n++] = given->flag[KEYS] ? key : "--insecure";
     if (given->flag[KEYS])
         words[n++] = allow;
-    if (given->flag[SOCKETS])
+    if (given->flag[NO_OVERLAP])
+        words[n++] = "--net-overlap=off";
+    if (given->flag[SOCKETS] || given->flag[FAR])
         words[n++] = "--net-local=off";
     dup2(ready_fd, STDOUT_FILENO);
     execv(program, words);

@@ -1,7 +1,7 @@
-/* exchange_zmq.c - the minimal work of a parameter server on libzmq: two processes and one TCP connection on loopback; the gradient
- * goes there and as many weights come back, in messages of 1 MiB without a header, sent uncopied; nothing is computed and nothing
- * is checked. Received data end up in an array of the program, as psd's weights do. A gradient that fits into one message is a
- * ping-pong.
+/* exchange_zmq.c - the minimal work of a parameter server on libzmq: two processes and one TCP connection, on loopback or
+ * on a link; the gradient goes there and as many weights come back, in messages of 1 MiB without a header, sent uncopied; nothing is
+ * computed and nothing is checked. Received data end up in an array of the program, as psd's weights do. A gradient that fits into
+ * one message is a ping-pong.
  *
  * "barrier": nothing is sent back before everything has arrived, as in a synchronous round of one worker. "echo": each message is
  * sent back at once, so that both directions overlap; a server that steps after the whole gradient cannot do that, and only one
@@ -82,13 +82,14 @@ static const struct {
     void (*answer)(const link_t *self, float *gradient, const float *weights);
 } ways[] = { { "barrier", answer_barrier }, { "echo", answer_echo } };
 
-static _Noreturn void serve(size_t way, size_t n_bytes, int port_fd)
+static _Noreturn void serve(size_t way, size_t n_bytes, bool far, int port_fd)
 {
-    char endpoint[128] = "";
+    char endpoint[128] = "", any_port[64];
     size_t n = sizeof endpoint;
+    snprintf(any_port, sizeof any_port, "tcp://%s:*", repeat_place(far));
     const link_t self = { open_socket(), n_bytes };
     float *gradient = repeat_floats(n_bytes / sizeof(float), 0), *weights = repeat_floats(n_bytes / sizeof(float), 0.5f);
-    if (zmq_bind(self.socket, "tcp://127.0.0.1:*") || zmq_getsockopt(self.socket, ZMQ_LAST_ENDPOINT, endpoint, &n) ||
+    if (zmq_bind(self.socket, any_port) || zmq_getsockopt(self.socket, ZMQ_LAST_ENDPOINT, endpoint, &n) ||
         write(port_fd, endpoint, sizeof endpoint) != sizeof endpoint)
         repeat_die("exchange_zmq: cannot bind: %s", zmq_strerror(zmq_errno()));
     for (;;)
@@ -109,7 +110,7 @@ static void exchange(void *arg)
     receive_all(&self->link, self->weights);
 }
 
-enum { PARAMETERS, ANSWER, KEEP_HEAP, UNITS };
+enum { PARAMETERS, ANSWER, FAR, KEEP_HEAP, UNITS };
 static const psd_option_t flags[] = {
     [PARAMETERS] = REPEAT_PARAMETERS,
     [ANSWER] = { .key = "answer",
@@ -117,6 +118,7 @@ static const psd_option_t flags[] = {
                  .preset = "barrier",
                  .range = "barrier|echo",
                  .help = "of the server" },
+    [FAR] = REPEAT_FAR,
     [KEEP_HEAP] = REPEAT_KEEP_HEAP,
     [UNITS] = REPEAT_UNITS,
     { .key = NULL },
@@ -142,7 +144,8 @@ int main(int argc, char **argv)
     if (pipe(port))
         repeat_die("exchange_zmq: no pipe");
     if (repeat_fork() == 0)
-        serve(way, n * sizeof(float), port[1]);
+        serve(way, n * sizeof(float), given->flag[FAR], port[1]);
+    close(port[1]); /* so that the end of the server is the end of what is read */
     worker_t self = { { open_socket(), n * sizeof(float) }, repeat_floats(n, 1e-3f), repeat_floats(n, 0) };
     if (read(port[0], endpoint, sizeof endpoint) != sizeof endpoint || zmq_connect(self.link.socket, endpoint))
         repeat_die("exchange_zmq: cannot connect");

@@ -1,10 +1,14 @@
 #include "tests/bench/repeat.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <malloc.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,6 +53,20 @@ pid_t repeat_fork(void)
             _exit(1);
     }
     return pid;
+}
+
+const char *repeat_place(bool far)
+{
+    const char *network = getenv("BENCH_FAR"), *address = getenv("BENCH_FAR_ADDRESS");
+    if (!far)
+        return "127.0.0.1";
+    if (!network || !address)
+        repeat_die("there is no other host: run this program by tests/bench/link");
+    const int fd = open(network, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || setns(fd, CLONE_NEWNET))
+        repeat_die("cannot move to the other host: %s", strerror(errno));
+    close(fd);
+    return address;
 }
 
 void repeat_keep_heap(void)

@@ -30,6 +30,10 @@
     {                                                                                                                              \
         .key = "keep-heap", .type = PSD_OPTION_SWITCH, .help = "keep freed megabytes for the next ones"                            \
     }
+#define REPEAT_FAR                                                                                                                 \
+    {                                                                                                                              \
+        .key = "far", .type = PSD_OPTION_SWITCH, .help = "servers run on the other host of tests/bench/link"                       \
+    }
 
 /* Do `unit(arg)` at least five times, and `units` times, to warm up; then as above until the parent closes the pipe. */
 void repeat_serve(void (*unit)(void *arg), void *arg, size_t units);
@@ -44,6 +48,10 @@ _Noreturn void repeat_die(const char *format, ...) __attribute__((format(printf,
 
 /* Fork a child that ends with its parent. 0: in the child. */
 pid_t repeat_fork(void);
+
+/* The address at which this process, a server, shall listen: of loopback, or if `far`, of the other host of tests/bench/link, to which
+ * the process moves. */
+const char *repeat_place(bool far);
 
 /* As psd's main() does for itself: one heap, from which freed blocks below 64 MiB are not given back. Call it before anything
  * else. */
