@@ -117,7 +117,8 @@ static psd_peer_t peer_of(uint32_t worker) { return UINT64_C(1) << 63 | (5 + wor
 static void worker_says(psd_kind_t kind, uint32_t worker)
 {
     psd_msg_t msg = { .kind = kind, .protocol = PSD_PROTOCOL, .job = 9, .worker = worker, .incarnation = 1, .seq = 50 + worker };
-    snprintf(msg.text, sizeof msg.text, kind == PSD_MSG_HELLO ? "mnist host%u" : "", worker);
+    if (kind == PSD_MSG_HELLO)
+        snprintf(msg.text, sizeof msg.text, "mnist host%u", worker);
     msg.code = kind == PSD_MSG_LEAVE ? PSD_LEAVE_UNFINISHED : 0;
     hear(peer_of(worker), &msg);
 }

@@ -519,7 +519,7 @@ static int answer_with(int listener, const void *bytes, size_t n)
 {
     const int fd = accept(listener, NULL, NULL);
     cr_assert_geq(fd, 0);
-    cr_assert_eq(write(fd, bytes, n), n);
+    cr_assert_eq(write(fd, bytes, n), (ssize_t)n);
     return fd;
 }
 
