@@ -658,7 +658,9 @@ static void finish(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 /* The job ends when the last weights are safe, or when that takes too long. */
 static void tend_end(psd_coordinator_t *self, uint64_t now_ms, psd_actions_t *out)
 {
-    bool can_save = psd_saves_can_save(&self->saves);
+    /* Shards that still load their checkpoint can save as soon as they have. */
+    const bool loads = self->saves.n_points && psd_servers_all_joined(&self->servers);
+    bool can_save = psd_saves_can_save(&self->saves) || loads;
     bool safe = is_saved(self);
     const bool in_vain = self->stopped && psd_saves_has_none(&self->saves); /* there is no training to lose */
     bool busy = !in_vain && (psd_saves_is_busy(&self->saves) || (can_save && !safe));

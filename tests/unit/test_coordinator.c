@@ -1029,6 +1029,30 @@ Test(coordinator, a_finished_job_without_any_checkpoint_fails, .fini = teardown)
                      "the last checkpoint could not be made (checkpoint.dir): server 0: the server's log says why; there is none");
 }
 
+Test(coordinator, a_job_whose_shards_still_load_their_checkpoint_ends_after_the_last_one, .fini = teardown)
+{
+    int code = -1;
+    char text[PSD_MAX_TEXT] = "";
+    config.checkpoints = true;
+    begin("asp", 1);
+    pass(100);
+    save(0);
+    restart_server_1();
+    cr_assert_eq(facts().runs, 2);
+    worker_joins(0);
+    worker_says(PSD_MSG_LEAVE, 0);
+    cr_assert(psd_coordinator_is_ending(coordinator));
+    cr_expect_not(ends_within(10000, &code, text), "neither shard has reported that it has loaded its share");
+    cr_expect_neq(facts().state, PSD_JOB_FINISHED);
+    carry_out(0);
+    pass(100);
+    save(0);
+    pass(100);
+    carry_out(0);
+    cr_expect(ends_within(4000, &code, text));
+    cr_expect_eq(code, PSD_OK, "%s", text);
+}
+
 Test(coordinator, a_job_that_is_stopped_remains_so_when_a_server_is_restarted, .fini = teardown)
 {
     config.checkpoints = true;
