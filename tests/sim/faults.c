@@ -2,7 +2,15 @@
  * event or a file. */
 #include "tests/sim/sim_state.h"
 
-enum { EVERY_MS = 100, LAST_MS = 20000, MOST_CRASHES = 10, MOST_KILLS = 40, MOST_POWER_CUTS = 3, SERVER_SLEEPS_MS = 12000 };
+enum {
+    EVERY_MS = 100,
+    LAST_MS = 20000,
+    MOST_CRASHES = 10,
+    MOST_KILLS = 40,
+    MOST_POWER_CUTS = 3,
+    SERVER_SLEEPS_MS = 12000,
+    DISK_FAILS_MS = 5000 /* of the end of a job */
+};
 
 typedef struct row {
     const char *name, *words;
@@ -190,7 +198,8 @@ static bool has_point(const sim_t *self)
 }
 
 /* Jobs whose servers are killed have checkpoints, and the kills end at some time. Servers that have ended are not restarted, so
- * none is killed after that: the last weights are safe by then. */
+ * none is killed after that: the last weights are safe by then. A job gives up if its last checkpoint fails for 30 s, of which each
+ * attempt may wait 10 s for the residuals of dead workers: the disk works again in time for a whole attempt. */
 static bool is_allowed(const sim_t *self, sim_fault_t fault)
 {
     const uint64_t *done = self->result->done;
@@ -204,6 +213,10 @@ static bool is_allowed(const sim_t *self, sim_fault_t fault)
     case SIM_KILL_SERVER:
     case SIM_DIE_ACTING:
         return has_point(self) && done[SIM_KILL_SERVER] + done[SIM_DIE_ACTING] < MOST_CRASHES && !sim_any_finished(self);
+    case SIM_FAIL_FLUSH:
+    case SIM_NO_SPACE:
+    case SIM_IO_ERROR:
+        return !self->ending_ms || self->now_ms < self->ending_ms + DISK_FAILS_MS;
     case SIM_LIE:
         return self->lied || self->n_honest; /* a server to which the disk lied twice has no checkpoint left to go back to */
     default:

@@ -153,6 +153,15 @@ void sim_watch_payload(sim_t *self, event_t *e)
     e->payload = &w->buf;
 }
 
+/* Whether a joint gradient is still on its way from the intake of a server to its shard. */
+static bool any_joint_comes(const sim_t *self, uint32_t s)
+{
+    for (size_t i = 0; i < self->n; i++)
+        if (self->heap[i].kind == TO_SERVER && self->heap[i].target == s && self->heap[i].is_joint)
+            return true;
+    return false;
+}
+
 /* Each worker's open clock is parked once, also a dead worker's until its lease has run out; the step may still use earlier
  * ones. */
 static void look_at_memory(sim_t *self, uint32_t s)
@@ -166,6 +175,8 @@ static void look_at_memory(sim_t *self, uint32_t s)
     const double parked = shard ? (double)self->server[s].parked_bytes / (double)shard : 0;
     if (psd_engine_clock(psd_node_engine(self->server[s].node)) >= 3 && parked > self->result->most_parked)
         self->result->most_parked = parked;
+    if (!shard && any_joint_comes(self, s))
+        return; /* it left its run before they came; then it must drop them */
     if (self->server[s].parked_bytes > most)
         sim_broken(self, "shard %u of %" PRIu64 " bytes holds %zu bytes of gradients", s, shard,
                    (size_t)self->server[s].parked_bytes);
@@ -215,6 +226,10 @@ void sim_look_at_server(sim_t *self, uint32_t s)
         look_at_members(self);
     if (self->server[0].node)
         watch_rounds(self);
+    if (!self->server[0].node || !psd_coordinator_is_ending(psd_node_coordinator(self->server[0].node)))
+        self->ending_ms = 0;
+    else if (!self->ending_ms)
+        self->ending_ms = self->now_ms;
 }
 
 /* ---- waiting ---- */

@@ -469,6 +469,15 @@ static float *where_residual_goes(void *arg, uint32_t chunk)
     return (float *)at->part[c->part]->data + c->at;
 }
 
+/* Whether a worker that continues late may find its residual no more: newer checkpoints have taken the place of the one from which
+ * the run began, or the disk lost what it had claimed to have flushed. In any other case the residual must be there. */
+static bool may_lack_residual(const sim_t *self, uint64_t clock)
+{
+    uint64_t kept[KEPT];
+    const size_t n = psd_ckpt_manifests(self->dir, kept, KEPT);
+    return (n == KEPT && kept[KEPT - 1] > clock) || (self->result->done[SIM_LIE] && self->result->done[SIM_POWER_CUT]);
+}
+
 void sim_on_residual_loaded(sim_t *self, event_t *e, psd_actions_t *out)
 {
     const uint32_t s = e->target;
@@ -479,9 +488,13 @@ void sim_on_residual_loaded(sim_t *self, event_t *e, psd_actions_t *out)
         place.part[p] = psd_buf_new(place.map->part[s][p].n * sizeof(float));
     const bool ok = psd_ckpt_load_residual(self->dir, e->facts.clock, &self->list, place.map, s, e->worker, where_residual_goes,
                                            &place, &err) == PSD_OK;
-    if (!ok)
+    if (!ok && !may_lack_residual(self, e->facts.clock))
         sim_broken(self, "shard %u cannot load the residual of worker %u, which its checkpoint has: %s", s, e->worker, err.text);
-    psd_node_residual_loaded(self->server[s].node, now_at(self, s), e->worker, place.part, NULL, out);
+    for (uint32_t p = 0; !ok && p < place.map->n_parts[s]; p++)
+        psd_buf_unref(&place.part[p]);
+    if (!ok)
+        free(place.part);
+    psd_node_residual_loaded(self->server[s].node, now_at(self, s), e->worker, ok ? place.part : NULL, ok ? NULL : err.text, out);
 }
 
 void sim_on_file_saved(sim_t *self, event_t *e, psd_actions_t *out)

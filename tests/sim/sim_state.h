@@ -208,6 +208,7 @@ typedef struct sim {
     uint64_t incarnation[PSD_MAX_WORKERS]; /* of each worker, as this coordinator process last had it */
     uint64_t last_round_ms, last_clock;
     uint64_t last_fault_ms; /* when the last one was over */
+    uint64_t ending_ms;     /* since when the job ends; 0: it does not */
     char dir[64];           /* checkpoints; empty without */
     sim_seen_t *seen;       /* weights of shards, for followers */
     size_t n_seen;
