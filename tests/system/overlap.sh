@@ -92,7 +92,7 @@ while read -r push pull rule; do
 
     start on$n "${flags[@]}"
     saved 100
-    [ "$(ahead)" -gt 100 ] || fail "$rule: $(ahead) parts were stepped ahead in 100 steps"
+    [ "$(ahead)" -gt 0 ] || fail "$rule: no part was stepped ahead in 100 steps"
     ends_well
     [ "$(sha on$n)" = "$(sha off$n)" ] || fail "$rule, codecs $push and $pull: other weights than without"
 
