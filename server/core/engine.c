@@ -670,7 +670,7 @@ static bool may_go_ahead(const psd_engine_t *self)
     return self->config.goes_ahead && self->forecast.n && self->forecast.n <= PSD_MOST_AHEAD &&
            self->applied.n_complete < self->forecast.n && !gathers(self) && !may_fold(self) && !self->update.open &&
            !self->saver.saving && !self->skipped && self->config.max_skipped != 1 && !*self->failure.why &&
-           psd_shard_steps_ahead(self->shard);
+           psd_shard_make_spare(self->shard);
 }
 
 /* The expected contributors, by rank, if this part has come from all of them, and each takes weights that are made ahead. Returns
@@ -890,8 +890,12 @@ static void folded(psd_engine_t *self, uint64_t now_ms, psd_actions_t *out)
 
 void psd_engine_worked(psd_engine_t *self, uint64_t now_ms, psd_work_t *work, psd_actions_t *out)
 {
-    if (work->folds || work->ahead) {
-        work->folds ? folded(self, now_ms, out) : stepped_ahead(self, now_ms, work, out);
+    if (work->folds) {
+        folded(self, now_ms, out);
+        return;
+    }
+    if (work->ahead) {
+        stepped_ahead(self, now_ms, work, out);
         return;
     }
     const bool is_step = psd_update_is_step(&self->update), is_last = psd_update_returned(&self->update, work);
@@ -1159,9 +1163,10 @@ static void carry_out_round(psd_engine_t *self, uint64_t now_ms, const psd_round
     }
     count_skipped(self, round, out);
     self->stepping_for = NULL;
-    assert((!round->apply || (!self->n_folded && !any_joint(contributor, n)) || psd_forecast_comes_true(&self->forecast, round)) &&
+    const bool as_expected = psd_forecast_comes_true(&self->forecast, round);
+    assert((!round->apply || (!self->n_folded && !any_joint(contributor, n)) || as_expected) &&
            "the coordinator announces a round that is another than expected");
-    if (self->saver.saving || waits || !psd_forecast_comes_true(&self->forecast, round))
+    if (self->saver.saving || waits || !as_expected)
         end_ahead(self);
     if (waits)
         gather(self, contributor, n, total, out);

@@ -878,8 +878,8 @@ static void bring(const psd_shard_t *self, const slice_t *c, const move_t *move,
             memcpy(to[s], from[s], n * sizeof *w);
 }
 
-/* The checksum of the part up to a chunk's end, which the step has not changed. */
-static uint32_t sum_of_rest(const psd_work_t *work, const slice_t *c, const move_t *move, uint32_t crc)
+/* The checksum of the part up to the end of a chunk that lies where the step puts it. */
+static uint32_t sum_of_chunk(const psd_work_t *work, const slice_t *c, const move_t *move, uint32_t crc)
 {
     return sums(work) ? psd_crc32c_extend(crc, array_of(move->to->w, c->at), c->n * sizeof(float)) : 0;
 }
@@ -900,7 +900,7 @@ static uint32_t step_chunk(psd_work_t *work, part_t *p, uint32_t i, float *room_
     if (!has) {
         pass_over(work, c, state);
         bring(self, c, move, 0, c->n);
-        return sum_of_rest(work, c, move, crc);
+        return sum_of_chunk(work, c, move, crc);
     }
     const psd_plan_t plan_of = plan(work, c, state);
     const psd_clip_t *clip = work->is_bounded ? &none : psd_group_clip(&self->groups.at[c->group], &self->clip);
@@ -913,7 +913,7 @@ static uint32_t step_chunk(psd_work_t *work, part_t *p, uint32_t i, float *room_
         if (work->look)
             look_at_share(work, c, i, &plan_of, move->w + c->at);
         take_share(work->shard, p, c, w);
-        return sum_of_rest(work, c, move, crc);
+        return sum_of_chunk(work, c, move, crc);
     }
     for (size_t at = 0, n; at < c->n; at += n) {
         float room[BLOCK], before[BLOCK], *slot[PSD_MAX_SLOTS];
@@ -975,7 +975,7 @@ static void step(psd_work_t *work, part_t *p)
 
 /* ---- steps that are made ahead ---- */
 
-bool psd_shard_steps_ahead(psd_shard_t *self)
+bool psd_shard_make_spare(psd_shard_t *self)
 {
     if (self->passes.n)
         return false;

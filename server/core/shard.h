@@ -123,9 +123,9 @@ psd_work_t *psd_shard_work(psd_shard_t *self, uint32_t part, uint32_t capacity);
 bool psd_shard_make_sums(psd_shard_t *self);
 void psd_shard_forget_sums(psd_shard_t *self);
 
-/* Whether steps may be made ahead of their rounds' decisions, which takes as much memory again as the weights and their state: they
- * are one pass. The first call makes room for state, once; false without memory. */
-bool psd_shard_steps_ahead(psd_shard_t *self);
+/* Make room, once, for steps that are made ahead of their rounds' decisions: as much memory again as the weights and their state.
+ * False if there is none, or if a step here takes several passes. */
+bool psd_shard_make_spare(psd_shard_t *self);
 
 /* For a part whose last work was made ahead: its weights after that, as sent; and make the result the part's. */
 psd_shard_sent_t psd_shard_ahead(const psd_shard_t *self, uint32_t part);

@@ -49,8 +49,8 @@ _Noreturn void repeat_die(const char *format, ...) __attribute__((format(printf,
 /* Fork a child that ends with its parent. 0: in the child. */
 pid_t repeat_fork(void);
 
-/* The address at which this process, a server, shall listen: of loopback, or if `far`, of the other host of tests/bench/link, to which
- * the process moves. */
+/* Where this process, a server, is to listen: an address of loopback. If `far`, it moves to the other host of tests/bench/link first,
+ * and the address is that host's. */
 const char *repeat_place(bool far);
 
 /* As psd's main() does for itself: one heap, from which freed blocks below 64 MiB are not given back. Call it before anything

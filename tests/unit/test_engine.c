@@ -490,6 +490,12 @@ static void push_ahead(uint32_t w, uint32_t part, uint64_t clock, float gradient
     hear(peer_of(w), &msg, values, sizeof values);
 }
 
+static void push_both_ahead(uint32_t part, uint64_t clock, float a, float b)
+{
+    push_ahead(0, part, clock, a);
+    push_ahead(1, part, clock, b);
+}
+
 /* Worker w's weights of `code` in the last actions: how many, and the last one. */
 static unsigned weights_to(uint32_t w, uint32_t code, const psd_action_t **last)
 {
@@ -514,16 +520,14 @@ static void go_ahead(void)
 {
     config.goes_ahead = true;
     foretell(2);
-    push_ahead(0, 0, 2, 1);
-    push_ahead(1, 0, 2, 3);
+    push_both_ahead(0, 2, 1, 3);
     cr_assert_eq(n_ahead(), 1);
 }
 
 /* And the other part. */
 static void go_on(float gradient)
 {
-    push_ahead(0, 1, 2, 1);
-    push_ahead(1, 1, 2, gradient);
+    push_both_ahead(1, 2, 1, gradient);
     cr_assert_eq(n_ahead(), 1, "the step of the part that came last will soon be ordered");
 }
 
@@ -569,8 +573,7 @@ Test(engine, weights_of_a_part_leave_when_its_gradients_have_come_and_count_when
         cr_expect_eq(first_of(sent), 1 - 2.0f);
     }
     cr_expect(weight(0, 0) == 1 && !psd_engine_version(engine) && !psd_engine_samples(engine), "nothing is decided");
-    push_ahead(0, 1, 3, 1);
-    push_ahead(1, 1, 3, 5);
+    push_both_ahead(1, 3, 1, 5);
     cr_expect_eq(weights_to(0, PSD_WEIGHTS_AHEAD, NULL), 0, "the step of the last part will soon be ordered");
     close_round_with(PSD_COMMAND_EVEN, 3, 7, true); /* worker 2 joins */
     for (uint32_t w = 0; w < 2; w++) {
@@ -583,8 +586,7 @@ Test(engine, weights_of_a_part_leave_when_its_gradients_have_come_and_count_when
     cr_expect_eq(weights_to(2, PSD_WEIGHTS_ADOPTED, NULL), 0);
     cr_expect(weight(0, 0) == 1 - 2.0f && weight(0, 3) == 4 - 2.0f && weight(1, 0) == 1 - 3.0f);
     cr_expect(psd_engine_version(engine) == 1 && psd_engine_samples(engine) == 16 && psd_engine_stats(engine)->steps == 1);
-    push_ahead(0, 0, 4, 1);
-    push_ahead(1, 0, 4, 1);
+    push_both_ahead(0, 4, 1, 1);
     cr_expect_eq(n_ahead(), 1, "worker 2 has not pushed");
     push_ahead(2, 0, 4, 1);
     cr_assert_eq(weights_to(2, PSD_WEIGHTS_AHEAD, &sent), 1);
@@ -605,12 +607,10 @@ Test(engine, a_member_whose_push_is_not_expected_gets_its_weights_when_the_round
     push(0, 3, 1);
     push(1, 3, 1);
     close_round_with(PSD_COMMAND_SAME, 3, 7, true);
-    push_ahead(0, 0, 4, 1);
-    push_ahead(1, 0, 4, 3);
+    push_both_ahead(0, 4, 1, 3);
     cr_expect_eq(weights_to(0, PSD_WEIGHTS_AHEAD, NULL), 1);
     cr_expect_eq(weights_to(2, PSD_WEIGHTS_AHEAD, NULL), 0);
-    push_ahead(0, 1, 4, 1);
-    push_ahead(1, 1, 4, 3);
+    push_both_ahead(1, 4, 1, 3);
     close_round(3, 7, true);
     cr_expect(weights_to(0, PSD_WEIGHTS_ADOPTED, NULL) == 1 && weights_to(0, 0, NULL) == 1);
     cr_expect(weights_to(2, PSD_WEIGHTS_ADOPTED, NULL) == 0 && weights_to(2, 0, NULL) == PARTS);
@@ -627,8 +627,7 @@ Test(engine, a_push_of_another_life_than_expected_is_not_stepped_ahead, .fini = 
     log_entry(++seq, PSD_COMMAND_CLOSE | PSD_COMMAND_SAME,
               (psd_round_t){ .clock = 1, .apply = true, .n_contributors = 2, .contributor = both }, 3);
     attach(1);
-    push_ahead(0, 0, 2, 1);
-    push_ahead(1, 0, 2, 1);
+    push_both_ahead(0, 2, 1, 1);
     cr_expect_eq(psd_engine_stats(engine)->messages, 6);
     cr_expect_eq(n_ahead(), 0);
     before[1]--;
@@ -643,14 +642,12 @@ Test(engine, a_round_without_a_step_leaves_all_as_it_was_and_the_next_is_not_ste
     cr_assert_eq(weights_to(0, 0, &sent), 1);
     cr_expect_null(sent->payload, "the worker asks for what was replaced");
     cr_expect(weight(0, 0) == 1 && weight(1, 0) == 1 && n_in_vain() == 1 && !psd_engine_version(engine));
-    push_ahead(0, 0, 3, 1);
-    push_ahead(1, 0, 3, 3);
+    push_both_ahead(0, 3, 1, 3);
     cr_expect_eq(n_ahead(), 1);
     push(0, 3, 1);
     push(1, 3, 1);
     close_round_with(PSD_COMMAND_EVEN, 3, 3, true);
-    push_ahead(0, 0, 4, 1);
-    push_ahead(1, 0, 4, 3);
+    push_both_ahead(0, 4, 1, 3);
     cr_expect_eq(n_ahead(), 2);
 }
 
@@ -676,8 +673,7 @@ Test(engine, a_step_ahead_has_the_rate_that_is_in_force_and_counts_only_with_tha
     config.goes_ahead = true;
     foretell(2);
     log_more(0, 0.5);
-    push_ahead(0, 0, 2, 1);
-    push_ahead(1, 0, 2, 3);
+    push_both_ahead(0, 2, 1, 3);
     go_on(3);
     close_with_rate(0.5);
     cr_expect_eq(weights_to(0, PSD_WEIGHTS_ADOPTED, NULL), 1);
@@ -699,16 +695,13 @@ Test(engine, a_checkpoint_of_the_round_has_the_step_that_was_made_ahead_and_whil
     cr_expect_eq(weights_to(0, PSD_WEIGHTS_ADOPTED, NULL), 1);
     cr_assert(asked(PSD_ACT_SAVE_BEGIN));
     cr_expect(psd_engine_point(engine)->clock == 2 && psd_engine_point(engine)->version == 1 && weight(0, 0) == 1 - 2.0f);
-    push_ahead(0, 0, 3, 1);
-    push_ahead(1, 0, 3, 3);
+    push_both_ahead(0, 3, 1, 3);
     cr_expect_eq(n_ahead(), 1);
     psd_actions_drop(&out, out.n);
     psd_engine_saved(engine, now, NULL, &out);
-    push_ahead(0, 1, 3, 1);
-    push_ahead(1, 1, 3, 1);
+    push_both_ahead(1, 3, 1, 1);
     close_round_with(PSD_COMMAND_EVEN, 3, 3, true);
-    push_ahead(0, 0, 4, 1);
-    push_ahead(1, 0, 4, 3);
+    push_both_ahead(0, 4, 1, 3);
     cr_expect_eq(n_ahead(), 2);
 }
 
@@ -731,8 +724,7 @@ Test(engine, the_log_waits_for_a_thread_that_steps_ahead, .fini = teardown)
     threads_are_busy = true;
     push_ahead(1, 0, 2, 3);
     cr_assert(handed_out->ahead);
-    push_ahead(0, 1, 2, 1);
-    push_ahead(1, 1, 2, 3);
+    push_both_ahead(1, 2, 1, 3);
     close_round(3, 3, true);
     cr_expect_eq(psd_engine_clock(engine), 1);
     threads_are_busy = false;

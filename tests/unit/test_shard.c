@@ -667,7 +667,7 @@ static bool compare_pair(const char *spec, const char *groups, uint64_t scale)
 {
     enum { STEPS = 8 };
     begin_pair(spec, groups, scale);
-    const bool steps_ahead = psd_shard_steps_ahead(pair.shard[1]);
+    const bool steps_ahead = psd_shard_make_spare(pair.shard[1]);
     for (uint64_t t = 1; steps_ahead && t <= STEPS; t++)
         for (uint32_t p = 0; p < map.n_parts[0]; p++) {
             const uint64_t draw = 5 * t + 3 * p, kind = t == 1 ? 1 : draw % 5;

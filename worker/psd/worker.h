@@ -282,7 +282,7 @@ int psd_worker_push(psd_worker_t *self, size_t tensor, const float *gradient, ui
 /* Wait for a ticket. When servers were lost and have restarted from a checkpoint, the library rejoins by itself: the wait returns
  * PSD_W_OK, the tensors hold the checkpoint's weights, and psd_worker_position says which clock is next. It may be an earlier one:
  * if you derive each batch from the position, the run continues as if nothing had happened. The tensors change while you wait,
- * never while you compute. After any other failure their values are undefined: weights may have come of a step that did not count.
+ * never while you compute. If the exchange fails, their values are undefined: weights may have come of a step that did not count.
  * timeout_ms < 0: as long as it takes (every 4 s the log callback says what the call waits for); 0: only look (PSD_W_EAGAIN). A
  * ticket that timed out is still open: you may wait for it again. */
 int psd_worker_wait(psd_worker_t *self, psd_ticket_t ticket, int timeout_ms);
